@@ -1,0 +1,1 @@
+"""Kernels that the derivations emit for the built-in activations; rewritten by ``hdsgd generate --builtin``."""
