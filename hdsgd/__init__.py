@@ -2,7 +2,9 @@
 
 from pathlib import Path as _Path
 
-if not (_Path(__file__).parent / "derivations").is_dir():  # a bare checkout: derivations/ and generated/ lie beside hdsgd/
+if not (
+    _Path(__file__).parent / "derivations"
+).is_dir():  # a bare checkout: derivations/ and generated/ lie beside hdsgd/
     __path__.append(str(_Path(__file__).parent.parent))
 
 __version__ = "0.1.0"

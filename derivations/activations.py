@@ -1,0 +1,25 @@
+"""The built-in activations: name, formula and where each is used.  Plain data: importing this module costs nothing."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """A named activation: its formula in the language of :mod:`.parse`, and the papers that study it."""
+
+    name: str
+    formula: str
+    source: str
+
+
+BUILTINS: dict[str, Builtin] = {
+    entry.name: entry
+    for entry in (
+        Builtin("erf", "erf(x/sqrt(2))", "Saad & Solla 1995; Veiga et al. 2022, arXiv:2202.00293"),
+        Builtin("quadratic", "x**2", "phase retrieval: Arnaboldi et al. 2023, arXiv:2305.18502"),
+        Builtin("he2", "x**2 - 1", "second Hermite polynomial: information exponent 2"),
+        Builtin("he3", "x**3 - 3*x", "third Hermite polynomial: information exponent 3"),
+        Builtin("cubic", "x**3", "the monomial of degree 3"),
+        Builtin("linear", "x", "linear regression"),
+    )
+}

@@ -1,0 +1,152 @@
+"""The canonical form of an activation: sums of atoms, closed under the derivative.
+
+Input
+    A SymPy expression in the real symbol ``x``.
+Output
+    :class:`AtomSum`: Σ P(x) · exp(−α x²/2) · ∏ erf(κᵢ x), grouped by everything but the polynomial P.
+
+The atoms are what the Gaussian rules of :mod:`.rules` can integrate; whatever is not of this form is refused with the
+reason by :class:`NotClosed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeAlias
+
+import sympy
+from sympy import Expr, Integer, S
+
+from .parse import to_sympy, variable
+
+Polynomial: TypeAlias = tuple[Expr, ...]  # coefficients, lowest power first, no trailing zero
+
+
+class NotClosed(ValueError):
+    """No rule gives this expectation in closed form; the message says which part is to blame."""
+
+
+def _trim(coefficients: list[Expr]) -> Polynomial:
+    while coefficients and coefficients[-1] == 0:
+        coefficients.pop()
+    return tuple(coefficients)
+
+
+def derivative(polynomial: Polynomial, order: int = 1) -> Polynomial:
+    """Return the coefficients of the derivative of a polynomial."""
+    for _ in range(order):
+        polynomial = tuple(n * c for n, c in enumerate(polynomial))[1:]
+    return polynomial
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What multiplies the polynomial of an atom: exp(−alpha x²/2) · ∏ erf(kappa x)."""
+
+    alpha: Expr = S.Zero
+    kappas: tuple[Expr, ...] = ()
+
+    def sort_key(self) -> str:
+        """Return a text that orders kinds identically in every process."""
+        return sympy.srepr((self.alpha, self.kappas))
+
+
+@dataclass(frozen=True)
+class AtomSum:
+    """A sum of atoms, as a sorted tuple of (kind, polynomial)."""
+
+    terms: tuple[tuple[Kind, Polynomial], ...]
+
+    @classmethod
+    def collect(cls, parts: Iterator[tuple[Kind, Polynomial]]) -> AtomSum:
+        """Add up atoms of equal kind."""
+        sums: dict[Kind, list[Expr]] = {}
+        for kind, polynomial in parts:
+            total = sums.setdefault(kind, [])
+            total.extend([S.Zero] * (len(polynomial) - len(total)))
+            for n, coefficient in enumerate(polynomial):
+                total[n] += coefficient
+        kept = ((kind, _trim([sympy.expand(c) for c in total])) for kind, total in sums.items())
+        return cls(tuple(sorted((item for item in kept if item[1]), key=lambda item: item[0].sort_key())))
+
+    def derivative(self) -> AtomSum:
+        """Return d/dx of the sum."""
+
+        def parts() -> Iterator[tuple[Kind, Polynomial]]:
+            for kind, polynomial in self.terms:
+                yield kind, derivative(polynomial)
+                if kind.alpha != 0:
+                    yield kind, (S.Zero, *(-kind.alpha * c for c in polynomial))
+                for i, kappa in enumerate(kind.kappas):
+                    rest = kind.kappas[:i] + kind.kappas[i + 1 :]
+                    factor = 2 * kappa / sympy.sqrt(sympy.pi)
+                    yield Kind(kind.alpha + 2 * kappa**2, rest), tuple(factor * c for c in polynomial)
+
+        return AtomSum.collect(parts())
+
+    @property
+    def is_polynomial(self) -> bool:
+        """Whether the sum is a polynomial."""
+        return all(kind == Kind() for kind, _ in self.terms)
+
+    def expression(self) -> Expr:
+        """Return the sum as a SymPy expression in ``x``."""
+        x = variable()
+        total = S.Zero
+        for kind, polynomial in self.terms:
+            power_sum = sum((c * x**n for n, c in enumerate(polynomial)), S.Zero)
+            erfs = sympy.Mul(*(sympy.erf(kappa * x) for kappa in kind.kappas))
+            total += power_sum * sympy.exp(-kind.alpha * x**2 / 2) * erfs
+        return total
+
+
+def _atom(term: Expr) -> tuple[Kind, Polynomial]:
+    x = variable()
+    coefficient, power = S.One, 0
+    alpha, kappas = S.Zero, []
+    for factor in sympy.Mul.make_args(term):
+        base, exponent = (factor.base, factor.exp) if factor.is_Pow and factor.exp.is_Integer else (factor, Integer(1))
+        if not factor.has(x):
+            coefficient *= factor
+        elif base == x and exponent > 0:
+            power += int(exponent)
+        elif base.func is sympy.erf and exponent > 0:
+            kappa = base.args[0] / x
+            if kappa.has(x) or not kappa.is_positive:
+                raise NotClosed(f"erf({base.args[0]}): only erf(c*x) with a constant c has closed expectations")
+            kappas += [kappa] * int(exponent)
+        elif base.func is sympy.exp and exponent > 0:
+            quadratic = -2 * exponent * base.args[0] / x**2
+            quadratic = sympy.expand(quadratic)
+            if quadratic.has(x):
+                raise NotClosed(f"exp({base.args[0]}): only exp(-c*x**2) is supported")
+            if not quadratic.is_positive:
+                raise NotClosed(f"exp({base.args[0]}): its expectations are infinite once the variance is large")
+            alpha += quadratic
+        else:
+            raise NotClosed(f"{factor}: no rule gives its Gaussian expectations in closed form")
+    if coefficient.is_real is not True or not coefficient.is_finite:
+        raise NotClosed(f"the coefficient {coefficient} is not a real number")
+    kind = Kind(alpha, tuple(sorted(kappas, key=sympy.default_sort_key)))
+    return kind, (*([S.Zero] * power), coefficient)
+
+
+@cache
+def from_formula(formula: str) -> AtomSum:
+    """Return the atoms of a formula.
+
+    Raises
+    ------
+    NotClosed
+        If a term is no atom; the message names it.
+    """
+    expression = sympy.expand(to_sympy(formula), power_exp=False)
+    if expression.has(sympy.zoo, sympy.nan, sympy.oo):
+        raise NotClosed("the formula divides by zero")
+    atoms = AtomSum.collect(_atom(term) for term in sympy.Add.make_args(expression) if term != 0)
+    if not atoms.terms:
+        raise NotClosed("the activation is zero: its network has nothing to learn")
+    return atoms
+

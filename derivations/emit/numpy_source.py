@@ -1,0 +1,57 @@
+"""Print programs as a numpy module.
+
+Input
+    :class:`~..kernels.KernelPrograms`.
+Output
+    Source text of a Python module with one function for each expectation (arguments: covariance entries, any shapes that
+    broadcast) and the pointwise functions ``student``, ``student_prime``, ``teacher``.
+
+Broadcasting stages the work by itself: a let that depends on few indices is an array over those indices only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sympy import Expr
+from sympy.printing.numpy import SciPyPrinter
+
+from ..kernels import KernelPrograms
+from ..program import Program
+
+
+class _Printer(SciPyPrinter):  # type: ignore[misc]
+    """NumPy's printer with bare function names; asin is guarded against arguments rounded beyond ±1."""
+
+    def __init__(self) -> None:
+        super().__init__({"fully_qualified_modules": False})
+
+    def _print_asin(self, expr: Expr) -> str:
+        self.module_imports["numpy"] |= {"arcsin", "clip"}
+        return f"arcsin(clip({self._print(expr.args[0])}, -1.0, 1.0))"
+
+
+def module(programs: KernelPrograms, header: str) -> str:
+    """Return the source of the module; ``header`` is a comment that says where it comes from."""
+    printer = _Printer()
+    pieces = [_pointwise(printer, name, expr) for name, expr in programs.pointwise.items()]
+    pieces += [function(printer, program) for program in (*programs.expectations.values(), *programs.diffusion.values())]
+    imports = "".join(
+        f"from {name} import {', '.join(sorted(functions))}\n"
+        for name, functions in sorted(printer.module_imports.items())
+        if functions
+    )
+    lines = "".join(f"# {line}\n" for line in header.splitlines())
+    title = f'"""Gaussian expectations of the student {programs.student} and the teacher {programs.teacher}."""\n'
+    return lines + title + ("\n" + imports if imports else "") + "".join(f"\n\n{piece}" for piece in pieces)
+
+
+def function(printer: Any, program: Program) -> str:
+    """Return the source of one program as a function."""
+    arguments = ", ".join(symbol.name for symbol in program.inputs)
+    lines = [f"    {target.name} = {printer.doprint(expr)}\n" for target, expr in program.lets]
+    return f"def {program.name}({arguments}):\n{''.join(lines)}    return {printer.doprint(program.result)}\n"
+
+
+def _pointwise(printer: Any, name: str, expr: Expr) -> str:
+    return f"def {name}(x):\n    return {printer.doprint(expr)}\n"

@@ -1,0 +1,81 @@
+"""Activations: a formula, checked and spelled canonically, with a name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+
+from . import _bridge
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation function σ given by its formula.
+
+    Parameters
+    ----------
+    formula : str
+        Formula in one variable ``x``, for example ``"erf(x/sqrt(2))"`` or ``"x**3 - 3*x"``.  It is parsed, never
+        evaluated, and stored in a canonical spelling, so that equal formulas make equal activations.
+    name : str, optional
+        Short name used in tables and file names; by default the built-in's name, or the formula itself.
+
+    Raises
+    ------
+    ValueError
+        If the text is not a formula in ``x``; the message says what to write instead.
+    """
+
+    formula: str
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        formula = _bridge.normalise(self.formula)
+        object.__setattr__(self, "formula", formula)
+        if not isinstance(self.name, str):
+            raise TypeError(f"the name of an activation is a string, not {type(self.name).__name__}")
+        if not self.name:
+            object.__setattr__(self, "name", _builtin_names().get(formula, formula))
+        elif self.name != formula and not _NAME.match(self.name):
+            raise ValueError(
+                f"{self.name!r} is not a name: use letters, digits and underscores, starting with a letter"
+            )
+
+    def __str__(self) -> str:
+        return self.name if self.name == self.formula else f"{self.name}: {self.formula}"
+
+
+def activation(spec: str | Activation) -> Activation:
+    """Return the activation that a built-in name or a formula stands for.
+
+    Parameters
+    ----------
+    spec : str or Activation
+        A built-in name (``"erf"``, ``"quadratic"``, …) or a formula in ``x``.
+
+    Raises
+    ------
+    ValueError
+        If it is neither; a near miss of a built-in name is suggested.
+    """
+    if isinstance(spec, Activation):
+        return spec
+    if not isinstance(spec, str):
+        raise TypeError(f"an activation is a name or a formula such as 'x**2', not {type(spec).__name__}")
+    builtins = _bridge.builtins()
+    name = spec.strip()
+    if name in builtins:
+        return Activation(builtins[name], name)
+    if _NAME.match(name) and name != "x":
+        near = difflib.get_close_matches(name.lower(), builtins, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"built-in names are {', '.join(builtins)}"
+        raise ValueError(f"unknown activation {name!r}: {hint} (a formula is written in x, such as 'x**2 - 1')")
+    return Activation(spec)
+
+
+def _builtin_names() -> dict[str, str]:
+    """Return the built-in name of each canonical formula."""
+    return {_bridge.normalise(formula): name for name, formula in _bridge.builtins().items()}

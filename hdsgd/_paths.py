@@ -1,0 +1,150 @@
+"""What every simulator takes and returns, and how a start is put into coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._solution import Exit
+
+__all__ = ["BLOW_UP", "Kernel", "Paths", "Setup", "frame", "realise"]
+
+Array = NDArray[np.float64]
+Function = Callable[[Array], Array]
+
+BLOW_UP = 1e10  # a squared norm this many times the start's (or 1) is never reached by a run that learns
+_RANK = 1e-12  # eigenvalues of P below this times the largest are rounding
+
+
+class Kernel(Protocol):
+    """What the simulators need of a pair of activations."""
+
+    @property
+    def sigma(self) -> Function:
+        """The student's activation, elementwise."""
+
+    @property
+    def dsigma(self) -> Function:
+        """Its derivative."""
+
+    @property
+    def sigma_star(self) -> Function:
+        """The teacher's activation."""
+
+    @property
+    def pointwise_c(self) -> str:
+        """The three in C: hdsgd_student, hdsgd_student_prime, hdsgd_teacher."""
+
+    @property
+    def risk_c(self) -> str:
+        """The excess risk from overlaps in C: hdsgd_pair_risk."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """An ensemble to simulate: checked arguments, in steps and arrays.
+
+    `Q`, `M`, `a` have a leading axis of length 1 (one start for all) or `replicas`; so has `W`, None unless weights are
+    simulated. `risk` maps (Q, M, a) with a leading axis to excess risks. `store` are the non-decreasing step numbers of
+    the stored rows.
+    """
+
+    p: int
+    k: int
+    d: int
+    replicas: int
+    n_steps: int
+    store: NDArray[np.int64]
+    rate: float  # time of one step, gamma/(p d)
+    noise: float  # sqrt(Delta)
+    spherical: bool
+    stop: Exit | None
+    Q: Array
+    M: Array
+    P: Array
+    a: Array
+    a_star: Array
+    W: Array | None
+    W_star: Array | None
+    seed: int
+    kernel: Kernel
+    risk: Callable[[Array, Array, Array], Array]
+    progress: Callable[[float], None] | None
+
+
+class Paths:
+    """Rows of output, NaN and -1 until a simulator fills them."""
+
+    def __init__(self, setup: Setup) -> None:
+        count, rows, p, k = setup.replicas, setup.store.size, setup.p, setup.k
+        self.Q = np.full((count, rows, p, p), np.nan)
+        self.M = np.full((count, rows, p, k), np.nan)
+        self.risk = np.full((count, rows), np.nan)
+        # where each replica stopped: at its exit or at the end
+        self.last_Q = np.full((count, p, p), np.nan)
+        self.last_M = np.full((count, p, k), np.nan)
+        self.last_risk = np.full(count, np.nan)
+        self.exit_step = np.full(count, -1, dtype=np.int64)
+        self.status = np.zeros(count, dtype=np.int32)
+        self.W: Array | None = None
+
+
+def frame(Q: Array, M: Array, P: Array) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Coordinates of teachers and students in orthonormal frames: P = L L^T, M = B L^T, Q = B B^T + C C^T.
+
+    Parameters
+    ----------
+    Q, M, P : ndarray, shapes (R, p, p), (R, p, k), (k, k)
+
+    Returns
+    -------
+    L, B, C : ndarray, shapes (k, r), (R, p, r), (R, p, p)
+        r is the rank of P; C is lower triangular. Singular Omega is allowed.
+    """
+    values, vectors = np.linalg.eigh(P)
+    if values[0] > _RANK * values[-1]:
+        L = np.linalg.cholesky(P)
+        B = np.swapaxes(np.linalg.solve(L, np.swapaxes(M, -1, -2)), -1, -2)
+    else:  # coinciding teachers: a frame of the span only
+        kept = values > _RANK * max(values[-1], np.finfo(np.float64).tiny)
+        L = vectors[:, kept] * np.sqrt(values[kept])
+        B = M @ (vectors[:, kept] / np.sqrt(values[kept]))
+    rest = Q - B @ np.swapaxes(B, -1, -2)
+    values, vectors = np.linalg.eigh((rest + np.swapaxes(rest, -1, -2)) / 2)
+    factor = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
+    C = np.swapaxes(np.linalg.qr(np.swapaxes(factor, -1, -2), mode="r"), -1, -2)
+    return L, B, np.tril(C)
+
+
+def realise(Q: Array, M: Array, P: Array, d: int, rng: np.random.Generator, *, spherical: bool) -> tuple[Array, Array]:
+    """Weights with exactly these overlaps, in one random orientation for all replicas.
+
+    Returns
+    -------
+    W, W_star : ndarray, shapes (R, p, d), (k, d)
+
+    Raises
+    ------
+    ValueError
+        If the overlaps need more than d dimensions.
+    """
+    L, B, C = frame(Q, M, P)
+    r, p = L.shape[1], Q.shape[-1]
+    free = min(p, d - r)
+    if free < p:  # students in general position need r + p dimensions; these may need less
+        values, vectors = np.linalg.eigh(C @ np.swapaxes(C, -1, -2))
+        scale = np.trace(Q, axis1=-2, axis2=-1) + np.trace(P)
+        if free < 0 or np.any(values[..., : p - free].sum(axis=-1) > 1e-10 * scale):
+            raise ValueError(
+                f"no weights in d = {d} dimensions have these overlaps; start from hdsgd.Weights, or increase d."
+            )
+        C = (vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :])[..., p - free :]
+    axes = np.linalg.qr(rng.standard_normal((d, r + free)))[0].T * np.sqrt(d)
+    W = B @ axes[:r] + C @ axes[r:]
+    if spherical:
+        W *= np.sqrt(d) / np.linalg.norm(W, axis=-1, keepdims=True)
+    return W, L @ axes[:r]

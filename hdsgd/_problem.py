@@ -1,0 +1,132 @@
+"""What is learned and how: activations, learning rate, label noise, constraint (THEORY section 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._activation import Activation, activation
+from ._checks import boolean, integer, real
+from ._overlaps import Overlaps, Weights
+
+__all__ = ["Problem", "check_start"]
+
+# How far a start on the sphere may be from it: weights kept in single precision come back with 1e-7.
+UNIT_NORM = 1e-6
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One-pass SGD of a two-layer student on a two-layer teacher with Gaussian inputs.
+
+    The student f = (1/p) sum_j a_j s(lambda_j) is trained on y = f_star + sqrt(Delta) z by
+    W_j <- W_j + (gamma/p) a_j s'(lambda_j) (y - f) x/sqrt(d), one fresh sample a step; time is t = nu*gamma/(p*d).
+
+    Parameters
+    ----------
+    activation : str or Activation
+        Of the student: a built-in or saved name, a formula in x such as ``"x*erf(x/sqrt(2))"``, or an Activation.
+    teacher_activation : str, Activation or None
+        Of the teacher; None: the same as the student's.
+    gamma : float
+        Learning rate, >= 0; 0 is gradient flow in the same time t.
+    Delta : float
+        Variance of the label noise, >= 0.
+    spherical : bool
+        Whether each row of W is rescaled to norm sqrt(d) after every step.
+    batch_size, weight_decay, second_layer_ratio
+        Only their defaults 1, 0 and 0 for now.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A value outside its range, or an activation that is not known.
+
+    Notes
+    -----
+    Both activations are stored as `Activation` objects, that is with their formulas: a Problem that is saved or sent to
+    another machine does not depend on names known there.
+
+    Source: Arnaboldi, Krzakala, Loureiro, Stephan 2023 (arXiv 2305.18502), section 2; Veiga et al. 2022
+    (arXiv 2202.00293), equations 1-5.
+
+    Examples
+    --------
+    >>> problem = Problem("quadratic", gamma=0.1, Delta=1e-4, spherical=True)
+    >>> problem.student == problem.teacher
+    True
+    """
+
+    activation: str | Activation = "erf"
+    teacher_activation: str | Activation | None = None
+    gamma: float = 1.0
+    Delta: float = 0.0
+    spherical: bool = False
+    batch_size: int = 1
+    weight_decay: float = 0.0
+    second_layer_ratio: float = 0.0
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "activation", activation(self.activation))
+        if self.teacher_activation is not None:
+            put(self, "teacher_activation", activation(self.teacher_activation))
+        put(self, "gamma", real("gamma", self.gamma, low=0.0, hint="gamma=0 is gradient flow"))
+        put(self, "Delta", real("Delta", self.Delta, low=0.0, hint="Delta is the variance of the label noise"))
+        put(self, "spherical", boolean("spherical", self.spherical))
+        put(self, "batch_size", integer("batch_size", self.batch_size))
+        put(self, "weight_decay", real("weight_decay", self.weight_decay, low=0.0))
+        put(self, "second_layer_ratio", real("second_layer_ratio", self.second_layer_ratio, low=0.0))
+        for name, default in (("batch_size", 1), ("weight_decay", 0.0), ("second_layer_ratio", 0.0)):
+            value = getattr(self, name)
+            if value != default:
+                raise ValueError(
+                    f"{name}={value:g} is not available in this version; leave {name} at its default {default:g}."
+                )
+
+    @property
+    def student(self) -> Activation:
+        """Activation of the student."""
+        assert isinstance(self.activation, Activation)
+        return self.activation
+
+    @property
+    def teacher(self) -> Activation:
+        """Activation of the teacher."""
+        if self.teacher_activation is None:
+            return self.student
+        assert isinstance(self.teacher_activation, Activation)
+        return self.teacher_activation
+
+    def step_time(self, p: int, d: int) -> float:
+        """Time t of one SGD step, gamma/(p*d)."""
+        return self.gamma / (p * d)
+
+
+def check_start(problem: object, state: object) -> tuple[Problem, Overlaps]:
+    """Refuse what is not a problem and overlaps to start it from.
+
+    Raises
+    ------
+    TypeError
+        Other types, with the way to convert weights.
+    ValueError
+        Rows of W that are not of norm sqrt(d) although the problem is spherical.
+    """
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            f"problem must be an hdsgd.Problem, got {type(problem).__name__}; pass for example Problem('erf')."
+        )
+    if isinstance(state, Weights):
+        raise TypeError("state must be overlaps here, not weights; pass weights.overlaps().")
+    if not isinstance(state, Overlaps):
+        raise TypeError(f"state must be an hdsgd.Overlaps, got {type(state).__name__}; pass Overlaps(Q, M, P).")
+    if problem.spherical:
+        gap = np.abs(np.diagonal(state.Q, axis1=-2, axis2=-1) - 1.0).max()
+        if gap > UNIT_NORM:
+            raise ValueError(
+                f"spherical=True needs a start with Q_jj = 1, but one differs by {gap:.3g}; rescale the rows of W to "
+                "norm sqrt(d), or use Overlaps.random(..., spherical=True)."
+            )
+    return problem, state

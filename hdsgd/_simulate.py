@@ -1,0 +1,265 @@
+"""SGD at finite d, exactly in law: the Markov chain of the overlaps, or explicit weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _chain_numpy, _kernel, _simulate_c, _weights_numpy
+from ._checks import choice, integer, time_grid
+from ._compiler import CompilerError
+from ._dynamics import Dynamics
+from ._errors import warn_backend
+from ._overlaps import Overlaps, Weights, trusted
+from ._paths import Paths, Setup, realise
+from ._problem import Problem, check_start
+from ._random import RNG, WEIGHTS, master_seed, stream
+from ._solution import Exit, Solution, Status, stop_condition
+
+__all__ = ["simulate"]
+
+Array = NDArray[np.float64]
+
+METHODS = ("overlaps", "weights")
+BACKENDS = ("auto", "c", "numpy")
+MOST_STEPS = 2**53  # beyond it, step numbers and times are not exact
+
+
+def simulate(
+    problem: Problem,
+    state: Overlaps | Weights,
+    t_max: float,
+    *,
+    d: int | None = None,
+    replicas: int | None = None,
+    rng: RNG = None,
+    times: ArrayLike | None = None,
+    stop: Exit | None = None,
+    method: str = "overlaps",
+    backend: str = "auto",
+    progress: Callable[[float], None] | None = None,
+) -> Solution:
+    """Simulate one-pass SGD at finite input dimension.
+
+    Parameters
+    ----------
+    problem : Problem
+        With gamma > 0.
+    state : Overlaps or Weights
+        The start. With a replica axis each replica has its own start; without one, all share it.
+    t_max : float
+        Final time t = nu*gamma/(p*d), after ``round(t_max*p*d/gamma)`` steps.
+    d : int
+        Input dimension; may be left out with Weights.
+    replicas : int, optional
+        Number of independent runs. None: as many as `state` has, or a single run without a replica axis.
+    rng : None, int, SeedSequence or Generator
+        Replica i has its own stream: on one machine and backend its path is the same, bit for bit, for any number of
+        replicas or threads. Recorded as ``sol.seed``.
+    times : array_like, shape (n_t,), optional
+        Increasing times in [0, t_max] to store, each rounded to a whole number of steps; 201 equal ones by default.
+    stop : Exit, optional
+        Stop each replica at its first passage, tested after every step.
+    method : {"overlaps", "weights"}
+        "overlaps": the Markov chain of the overlaps, exact in law at any d >= p + k, at a cost per step that does not
+        depend on d. "weights": SGD on explicit weights, for any d. From Overlaps it starts at weights with exactly
+        these overlaps, in a random orientation.
+    backend : {"auto", "c", "numpy"}
+        "auto" is C, or numpy with a `BackendWarning` where there is no compiler.
+    progress : callable, optional
+        Called with the fraction that is done, by the calling thread.
+
+    Returns
+    -------
+    Solution
+        ``sol.steps`` are step numbers and ``sol.t = sol.steps*gamma/(p*d)``. Rows of a replica after its exit or
+        divergence are NaN; a single run ends there instead, with the exit as its last row when ``times`` is None.
+        ``sol.weights`` are the weights at the end (method "weights"; None if a replica has diverged).
+
+    Raises
+    ------
+    ValueError, TypeError
+        Arguments out of range; gamma = 0; d missing, or below p + k for method "overlaps".
+    CompilerError
+        ``backend="c"`` without a working compiler.
+
+    Notes
+    -----
+    ``HDSGD_THREADS`` limits the threads of the C backend.
+
+    The pair (Q, M) is itself a Markov chain: given the local fields u = L g, L L^T = Omega, the rest of the input has
+    squared norm chi2(d - p - k). Setting: Arnaboldi et al. 2023 (arXiv 2305.18502), section 2.
+    """
+    method = choice("method", method, METHODS)
+    backend = choice("backend", backend, BACKENDS)
+    weights = state if isinstance(state, Weights) else None
+    problem, start = check_start(problem, state.overlaps() if isinstance(state, Weights) else state)
+    d = _dimension(d, start, weights, method)
+    count = _replicas(replicas, start)
+    t_max, grid = time_grid(t_max, times)
+    assert grid is not None
+    stop = stop_condition(stop)
+    n_steps, store = _steps(problem, start.p, d, t_max, grid)
+    if times is None:
+        store = np.unique(store)
+    seed = master_seed(rng)
+    started = time.perf_counter()
+    run, dynamics, kernel, used = _backend(problem, method, backend)
+
+    def risk(Q: Array, M: Array, a: Array) -> Array:
+        return np.asarray(dynamics.risk(trusted(Q, M, start.P, a, start.a_star)))
+
+    single = start.replicas is None and replicas is None
+    Q, M, a = (x if start.replicas is not None else x[None] for x in (start.Q, start.M, start.a))
+    W = W_star = None
+    if weights is not None:
+        W, W_star = weights.W if weights.replicas is not None else weights.W[None], weights.W_star
+    elif method == "weights":
+        orientation = np.random.default_rng(stream(seed, WEIGHTS, 0).spawn(1)[0])
+        W, W_star = realise(Q, M, start.P, d, orientation, spherical=problem.spherical)
+    setup = Setup(
+        p=start.p,
+        k=start.k,
+        d=d,
+        replicas=count,
+        n_steps=n_steps,
+        store=store,
+        rate=problem.step_time(start.p, d),
+        noise=float(np.sqrt(problem.Delta)),
+        spherical=problem.spherical,
+        stop=stop,
+        Q=Q,
+        M=M,
+        P=start.P,
+        a=a,
+        a_star=start.a_star,
+        W=W if method == "weights" else None,
+        W_star=W_star if method == "weights" else None,
+        seed=seed,
+        kernel=kernel,
+        risk=risk,
+        progress=progress,
+    )
+    paths = run(setup)
+    if progress is not None:
+        progress(1.0)
+    done = np.where(paths.exit_step >= 0, paths.exit_step, n_steps)
+    seconds = time.perf_counter() - started
+    stats = {"backend": used, "steps": int(done.sum()), "wall_time": seconds}
+    return _solution(problem, setup, paths, method=method, single=single, exit_row=times is None, stats=stats)
+
+
+def _dimension(d: object, start: Overlaps, weights: Weights | None, method: str) -> int:
+    """The input dimension, given or that of the weights, if it can be simulated."""
+    if weights is not None:
+        if d is not None and integer("d", d) != weights.d:
+            raise ValueError(f"d = {d} is not the dimension of the weights, {weights.d}; leave d out.")
+        d = weights.d
+    if d is None:
+        raise ValueError("simulate needs the input dimension; pass d=1000, for example.")
+    d = integer("d", d, hint="d is the input dimension")
+    if method == "overlaps" and d < start.p + start.k:
+        raise ValueError(
+            f"the overlap chain needs d >= p + k = {start.p + start.k}, got d = {d}; use method='weights' there."
+        )
+    return d
+
+
+def _replicas(replicas: object, start: Overlaps) -> int:
+    if replicas is None:
+        return 1 if start.replicas is None else start.replicas
+    count = integer("replicas", replicas)
+    if start.replicas not in (None, count):
+        raise ValueError(f"the start has {start.replicas} replicas, not replicas={count}; leave replicas out.")
+    return count
+
+
+def _steps(problem: Problem, p: int, d: int, t_max: float, grid: Array) -> tuple[int, NDArray[np.int64]]:
+    """The horizon and the stored times, in steps."""
+    unit = problem.step_time(p, d)
+    if unit == 0.0:
+        raise ValueError("gamma = 0 is gradient flow, which takes no steps; use solve_ode, or gamma > 0.")
+    if not t_max / unit <= MOST_STEPS:
+        raise ValueError(
+            f"t_max = {t_max:g} is {t_max / unit:.3g} steps of t = gamma/(p*d) = {unit:.3g}; decrease t_max."
+        )
+    return int(np.rint(t_max / unit)), np.rint(grid / unit).astype(np.int64)
+
+
+def _backend(problem: Problem, method: str, backend: str) -> tuple[Callable[[Setup], Paths], Dynamics, Any, str]:
+    """The simulator, the dynamics it takes the risk from, the kernel, and the backend's name."""
+    if backend != "numpy":
+        try:
+            kernel = _kernel.load(problem.student, problem.teacher, backend)
+            if kernel.backend == "c":
+                function = _simulate_c.load(kernel, method)
+                return lambda setup: _simulate_c.run(setup, method, function), Dynamics(problem, backend), kernel, "c"
+        except CompilerError as error:
+            if backend == "c":
+                raise
+            warn_backend(f"{error}.")
+    kernel = _kernel.load(problem.student, problem.teacher, "numpy")
+    run = _chain_numpy.run if method == "overlaps" else _weights_numpy.run
+    return run, Dynamics(problem, "numpy"), kernel, "numpy"
+
+
+def _solution(
+    problem: Problem,
+    setup: Setup,
+    paths: Paths,
+    *,
+    method: str,
+    single: bool,
+    exit_row: bool,
+    stats: dict[str, Any],
+) -> Solution:
+    steps: NDArray[Any]
+    Q: NDArray[Any]
+    M: NDArray[Any]
+    risk: NDArray[Any]
+    steps, Q, M, risk = setup.store, paths.Q, paths.M, paths.risk
+    status: Any = paths.status
+    exit_time: Any = np.where(paths.exit_step >= 0, paths.exit_step * setup.rate, np.nan)
+    a = np.repeat(np.broadcast_to(setup.a, (setup.replicas, setup.p))[:, None], steps.size, axis=1)
+    a[np.isnan(risk)] = np.nan
+    weights = None
+    if paths.W is not None:
+        assert setup.W_star is not None
+        last_a = np.broadcast_to(setup.a, (setup.replicas, setup.p))
+        finite = np.isfinite(paths.W).all()  # a diverged replica has no weights to give
+        if finite:
+            weights = Weights(paths.W, setup.W_star, last_a, setup.a_star)
+    if single:
+        kept = ~np.isnan(risk[0])
+        steps, Q, M, risk, a = steps[kept], Q[0, kept], M[0, kept], risk[0, kept], a[0, kept]
+        status, exit_time = Status(int(status[0])), float(exit_time[0])
+        out = int(paths.exit_step[0])
+        if exit_row and out >= 0 and (not steps.size or steps[-1] != out):
+            steps = np.append(steps, out)
+            Q, M = np.concatenate((Q, paths.last_Q)), np.concatenate((M, paths.last_M))
+            risk, a = np.append(risk, paths.last_risk), np.concatenate((a, setup.a))
+        if weights is not None:
+            weights = Weights(weights.W[0], weights.W_star, weights.a[0], weights.a_star)
+    return Solution(
+        problem=problem,
+        t=np.asarray(steps * setup.rate, dtype=np.float64),
+        Q=Q,
+        M=M,
+        P=setup.P,
+        a=a,
+        a_star=setup.a_star,
+        risk=risk,
+        status=status,
+        exit_time=exit_time,
+        method=method,
+        stop=setup.stop,
+        steps=steps,
+        d=setup.d,
+        seed=setup.seed,
+        weights=weights,
+        stats=stats,
+    )

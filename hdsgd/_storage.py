@@ -1,0 +1,121 @@
+"""Files without pickle: named arrays and one JSON document, as .npz (numpy) or .nc (netCDF through xarray)."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["dataset", "read", "write"]
+
+FORMAT = 1
+_KEY = "hdsgd"
+
+Variables = Mapping[str, tuple[tuple[str, ...], NDArray[Any]]]
+
+
+def dataset(variables: Variables, metadata: Mapping[str, Any]) -> Any:
+    """An `xarray.Dataset` of variables name -> (dimensions, array); the metadata is JSON in ``attrs["hdsgd"]``."""
+    xarray = _xarray("to_xarray()")
+    data = {name: (list(dims), value) for name, (dims, value) in variables.items() if name != "t"}
+    out = xarray.Dataset(data, coords={"t": (["t"], variables["t"][1])})
+    out.attrs[_KEY] = json.dumps(metadata)
+    return out
+
+
+def write(path: str | os.PathLike[str], variables: Variables, metadata: Mapping[str, Any]) -> Path:
+    """Write atomically: a reader never sees half a file, and an interrupted save leaves the old one in place."""
+    target = Path(path)
+    if target.suffix not in (".npz", ".nc"):
+        raise ValueError(f"a solution is saved as .npz or .nc, got {target.name!r}; add one of these endings.")
+    if not target.parent.is_dir():
+        raise ValueError(f"the folder {str(target.parent)!r} does not exist; create it first.")
+    document = {"format": FORMAT, **metadata}
+    if target.suffix == ".nc":
+        _xarray("saving as .nc")  # fail before anything is written
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        if target.suffix == ".npz":
+            arrays = {name: np.asarray(value) for name, (_, value) in variables.items()}
+            with partial.open("wb") as file:
+                np.savez_compressed(file, allow_pickle=False, **{_KEY: np.array(json.dumps(document)), **arrays})
+        else:
+            dataset(variables, document).to_netcdf(partial, engine="h5netcdf")
+        partial.chmod(0o666 & ~_umask())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Arrays and metadata of a file written by `write`; nothing in the file is executed."""
+    source = Path(path)
+    if source.is_dir():
+        raise ValueError(f"{str(source)!r} is a folder; pass a .npz or .nc file written by sol.save().")
+    if not source.exists():
+        raise ValueError(f"there is no file {str(source)!r}; check the path.")
+    arrays, text = _read_netcdf(source) if source.suffix == ".nc" else _read_npz(source)
+    try:
+        document = json.loads(text)
+        version = document["format"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise _foreign(source) from None
+    if not isinstance(version, int) or version > FORMAT:
+        writer = document.get("versions", {}).get("hdsgd", "a later version")
+        raise ValueError(f"{str(source)!r} was written by hdsgd {writer} in a newer format; upgrade hdsgd to read it.")
+    return arrays, document
+
+
+def _read_npz(source: Path) -> tuple[dict[str, NDArray[Any]], str]:
+    if not zipfile.is_zipfile(source):
+        raise _foreign(source)
+    try:
+        with np.load(source, allow_pickle=False) as file:
+            if _KEY not in file.files:
+                raise _foreign(source)
+            text = str(file[_KEY])
+            return {name: file[name] for name in file.files if name != _KEY}, text
+    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile):
+        raise _foreign(source) from None
+
+
+def _read_netcdf(source: Path) -> tuple[dict[str, NDArray[Any]], str]:
+    xarray = _xarray("reading .nc")
+    try:
+        with xarray.open_dataset(source, engine="h5netcdf", decode_times=False) as file:
+            text = str(file.attrs[_KEY])
+            return {str(name): np.array(file[name].values) for name in file.variables}, text
+    except (ValueError, OSError, KeyError, RuntimeError):
+        raise _foreign(source) from None
+
+
+def _foreign(source: Path) -> ValueError:
+    return ValueError(
+        f"{str(source)!r} is not a solution saved by hdsgd; pass a .npz or .nc file written by sol.save()."
+    )
+
+
+def _xarray(purpose: str) -> Any:
+    try:
+        importlib.import_module("h5netcdf")
+        return importlib.import_module("xarray")
+    except ImportError as error:
+        raise ValueError(f"{purpose} needs {error.name}; install it with: pip install 'hdsgd[data]'.") from None
+
+
+def _umask() -> int:
+    # mkstemp makes private files; a saved result gets the permissions of an ordinary new one.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

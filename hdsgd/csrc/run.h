@@ -1,0 +1,85 @@
+/* One ensemble to simulate, and what every simulator in C does with it.
+
+   Concatenated after random.h and a kernel's text, which defines hdsgd_student, hdsgd_student_prime, hdsgd_teacher
+   (pointwise) and hdsgd_pair_risk (excess risk from overlaps). */
+
+enum { HDSGD_COMPLETED = 0, HDSGD_EXITED = 1, HDSGD_DIVERGED = 2 };
+enum { HDSGD_BLOCK = 256 };  /* steps between exact norms, tests for divergence, and looks at the cancel flag */
+
+typedef struct { /* mirrored field by field by _Run in _simulate_c.py */
+    int64_t p, k, r, d;            /* widths of student, teacher and teacher frame; input dimension */
+    int64_t n_steps, n_store;      /* horizon; number of stored times */
+    int64_t start_stride, a_stride; /* 0: all replicas share one start (second layer); 1: each its own */
+    double rate, noise;            /* gamma / (p d); sqrt(Delta) */
+    double huge;                   /* a squared norm this many times the start's (or 1) has diverged */
+    double stop;                   /* exit at risk <= stop * risk(0) (stop_kind 1) or risk <= stop (2); 0: no stop */
+    int32_t stop_kind, spherical;
+    const int64_t *store;          /* (n_store,) non-decreasing step numbers */
+    const double *P, *L, *a_star;  /* (k, k), (k, r), (k,) */
+    const double *a;               /* ([R], p) */
+    const double *B, *C;           /* the chain's start: ([R], p, r), ([R], p, p) */
+    const double *W_star;          /* full weights: (k, d) */
+    double *W;                     /* (R, p, d), from the start to the end */
+    const uint64_t *words;         /* (R, 4) seeds */
+    double *Q, *M, *risk;          /* (R, n_store, p, p), (R, n_store, p, k), (R, n_store): NaN where not reached */
+    double *last_Q, *last_M, *last_risk; /* (R, p, p), (R, p, k), (R,): where the replica stopped */
+    int64_t *exit_step;            /* (R,): -1 where it did not exit */
+    int32_t *status;               /* (R,) */
+    int32_t *cancel;               /* set by another thread to make everything return */
+    int64_t *progress;             /* steps done, by all threads */
+} hdsgd_run;
+
+static inline double hdsgd_excess(const hdsgd_run *run, const double *Q, const double *M, const double *a)
+{
+    const double risk = hdsgd_pair_risk(run->p, run->k, Q, M, run->P, a, run->a_star);
+    return risk < 0.0 ? 0.0 : risk; /* rounding near perfect learning; NaN stays */
+}
+
+static inline int hdsgd_cancelled(const hdsgd_run *run) { return __atomic_load_n(run->cancel, __ATOMIC_RELAXED); }
+
+static inline void hdsgd_advance(const hdsgd_run *run, int64_t steps)
+{
+    __atomic_fetch_add(run->progress, steps, __ATOMIC_RELAXED);
+}
+
+static inline double hdsgd_level(const hdsgd_run *run, const double *Q, const double *M, const double *a)
+{
+    return run->stop_kind == 1 ? run->stop * hdsgd_excess(run, Q, M, a) : run->stop;
+}
+
+static inline int64_t hdsgd_block_end(const hdsgd_run *run, int64_t step, int64_t next)
+{
+    int64_t end = (step / HDSGD_BLOCK + 1) * HDSGD_BLOCK;
+    if (end > run->n_steps) end = run->n_steps;
+    if (next < run->n_store && run->store[next] < end) end = run->store[next];
+    return end;
+}
+
+/* Squared norms beyond this have diverged: by each replica's own start, so that replicas stay independent. */
+static inline double hdsgd_limit(const hdsgd_run *run, const double *Q)
+{
+    double largest = 1.0;
+    for (int64_t j = 0; j < run->p; j++)
+        if (Q[j * run->p + j] > largest) largest = Q[j * run->p + j];
+    return run->huge * largest;
+}
+
+static inline int hdsgd_sane(const hdsgd_run *run, const double *Q, double limit)
+{
+    for (int64_t j = 0; j < run->p; j++)
+        if (!(Q[j * run->p + j] < limit)) return 0; /* NaN, too */
+    return 1;
+}
+
+/* The risk of a row of output, which becomes NaN if the replica has diverged; returns whether it has not. */
+static inline int hdsgd_store(const hdsgd_run *run, double *Q, double *M, double *risk, const double *a, double limit)
+{
+    if (hdsgd_sane(run, Q, limit)) {
+        *risk = hdsgd_excess(run, Q, M, a);
+        return 1;
+    }
+    for (int64_t j = 0; j < run->p * run->p; j++) Q[j] = NAN;
+    for (int64_t j = 0; j < run->p * run->k; j++) M[j] = NAN;
+    *risk = NAN;
+    return 0;
+}

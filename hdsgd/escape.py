@@ -1,0 +1,360 @@
+"""Exit times from the initial plateau ("escaping mediocrity"), by every route.
+
+The exit time is the first t = nu*gamma/(p*d) at which the excess risk is at most (1 - T) times that of the start.
+`first_passage` and `by_ode` serve any problem; the formulas are those of phase retrieval: student and teacher x**2,
+weights on the sphere, one teacher unit of norm sqrt(d), second layers of ones.
+
+Source: Arnaboldi, Krzakala, Loureiro, Stephan 2023, "Escaping mediocrity" (arXiv 2305.18502), section 3, for the
+implicit, annealed and quenched times; the corrected times, of finite d, are not in the paper.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._activation import activation
+from ._checks import integer
+from ._laws import chi_nodes, converged, mean_log_mu, normal_mean, sphere_nodes
+from ._overlaps import Overlaps
+from ._passage import by_ode, first_passage, fraction
+from ._problem import Problem, check_start
+
+__all__ = [
+    "annealed",
+    "by_ode",
+    "corrected",
+    "decay_rate",
+    "first_passage",
+    "growth_rate",
+    "implicit",
+    "max_gamma",
+    "optimal_gamma",
+    "quenched",
+]
+
+Array = NDArray[np.float64]
+
+SEED, SAMPLES, ENTRIES = 20230518, 256, 4_000_000  # of starts that are drawn, where the asymptotic laws do not hold
+UNIT = 1e-6  # accepted distance of P from 1
+LOST = 1e-9  # largest probability of the starts that a formula may leave out
+
+
+def growth_rate(problem: Problem, p: int) -> float:
+    """Rate omega_M at which the teacher-student overlaps grow on the plateau, per unit of t.
+
+    omega_M = 4 (1 - (gamma/p) (1 + 1/p + 4/p**2 + Delta/2)); the exit needs it positive.
+    """
+    p = integer("p", p)
+    _phase_retrieval(problem)
+    return 4.0 * (1.0 - problem.gamma / p * (1.0 + 1.0 / p + 4.0 / p**2 + problem.Delta / 2.0))
+
+
+def decay_rate(problem: Problem, p: int) -> float:
+    """Rate omega_Q at which overlaps between students decay on the plateau, per unit of t.
+
+    omega_Q = (8/p) (1 - 8 gamma/p**2); the plateau is stable where it is positive.
+    """
+    p = integer("p", p)
+    _phase_retrieval(problem)
+    return 8.0 / p * (1.0 - 8.0 * problem.gamma / p**2)
+
+
+def max_gamma(problem: Problem, p: int) -> float:
+    """Learning rate below which the plateau is escaped: omega_M > 0 and, for p > 1, omega_Q > 0."""
+    p = integer("p", p)
+    _phase_retrieval(problem)
+    escaping = p / (1.0 + 1.0 / p + 4.0 / p**2 + problem.Delta / 2.0)
+    return escaping if p == 1 else min(escaping, p**2 / 8.0)
+
+
+def optimal_gamma(problem: Problem, *, p: int, k: int = 1) -> float:
+    """Learning rate of the fastest escape per sample, p**3/(8 + 2p + (2 + Delta) p**2).
+
+    It maximises (gamma/p) omega_M, the growth per step; ``problem.gamma`` is not used.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A problem other than spherical phase retrieval with k = 1.
+    """
+    p = integer("p", p)
+    _phase_retrieval(problem)
+    _one_teacher(k)
+    return p**3 / (8.0 + 2.0 * p + (2.0 + problem.Delta) * p**2)
+
+
+def implicit(problem: Problem, state: Overlaps, T: float) -> float:
+    """Exit time from any start, with each mode of the plateau at its linear rate.
+
+    Solves 1 + 1/p + (1/p**2) sum_{j != l} Q_jl(0)**2 exp(-2 omega_Q t) - (2/p) sum_j m_j(0)**2 exp(2 omega_M t)
+    = (1 - T) risk(0) for t.
+
+    Parameters
+    ----------
+    problem : Problem
+        Spherical phase retrieval.
+    state : Overlaps
+        One start, any p, k = 1.
+    T : float
+        0 < T < 1.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError, TypeError
+        Another problem, a gamma beyond stability, T outside (0, 1), or a start that never exits (M = 0).
+    """
+    from scipy.optimize import brentq
+
+    T = fraction(T)
+    problem, state = _plateau_start(problem, state)
+    p = state.p
+    grow, decay = _stable(problem, p)
+    m2 = 2.0 / p * float(np.sum(state.M**2))
+    q2 = float(np.sum(state.Q**2) - np.sum(np.diagonal(state.Q) ** 2)) / p**2
+    flat = 1.0 + 1.0 / p
+    level = (1.0 - T) * (flat + q2 - m2)
+
+    def above(t: float) -> float:
+        return flat + q2 * np.exp(-2.0 * decay * t) - m2 * np.exp(2.0 * grow * t) - level
+
+    if m2 > 0.0:
+        last = np.log((flat + q2) / m2) / (2.0 * grow)  # here the last term alone outweighs the others
+    elif level > flat:
+        last = np.log(q2 / (level - flat)) / (2.0 * decay) + 1.0
+    else:
+        raise ValueError("this start never exits, because M = 0 stays 0 in the deterministic limit; start from M != 0.")
+    if level <= 0.0 or last <= 0.0:
+        raise ValueError("this start has left the plateau already, the linear rates do not apply; use escape.by_ode.")
+    return float(brentq(above, 0.0, last, xtol=1e-14, rtol=1e-13))
+
+
+def annealed(problem: Problem, *, p: int, k: int = 1, d: int, T: float) -> float:
+    """Exit time with random starts averaged inside the logarithm.
+
+    t = log[(T (p+1) d + (p+1) (1 - T))/(2p)] / (2 omega_M).
+
+    Parameters
+    ----------
+    problem : Problem
+        Spherical phase retrieval.
+    p, k, d : int
+        Widths (k = 1) and input dimension.
+    T : float
+        0 < T < 1.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError, TypeError
+        Another problem, a gamma beyond stability, T outside (0, 1).
+    """
+    p, d, T = _arguments(problem, p, k, d, T)
+    grow, _ = _stable(problem, p)
+    return float(np.log((T * (p + 1) * d + (p + 1) * (1.0 - T)) / (2.0 * p)) / (2.0 * grow))
+
+
+def quenched(problem: Problem, *, p: int, k: int = 1, d: int, T: float) -> float:
+    """Exit time averaged over random starts, each at the linear rates.
+
+    The mean of log[(T p (p+1) d + (2 p mu0 - tau0) (1 - T))/(2 p mu0)] / (2 omega_M) over mu0 = d sum_j m_j(0)**2 and
+    tau0 = 2 d sum_{j<l} Q_jl(0)**2.
+
+    Parameters
+    ----------
+    problem : Problem
+        Spherical phase retrieval.
+    p, k, d : int
+        Widths (k = 1) and input dimension.
+    T : float
+        0 < T < 1.
+
+    Returns
+    -------
+    float
+        By quadrature, to 1e-8: m_j**2 is Beta(1/2, (d-1)/2), tau0 is twice chi-squared with p(p-1)/2 degrees of freedom
+        and independent. Where it is not, p*p >= d/4, starts are drawn for its part, with a fixed seed.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Another problem, a gamma beyond stability, T outside (0, 1), or T*d so small that random starts have exited.
+    """
+    p, d, T = _arguments(problem, p, k, d, T)
+    grow, _ = _stable(problem, p)
+    if p == 1:
+        mean = converged(lambda n: _mean_log(T, p, d, sphere_nodes(d, n), (np.zeros(1), np.ones(1))))
+    elif p * p < d / 4:
+        mean = converged(lambda n: _mean_log(T, p, d, chi_nodes(p, n), chi_nodes(p * (p - 1) // 2, n)))
+    else:
+        mean = _sampled_log(T, p, d)
+    return float((mean - mean_log_mu(p, d) - np.log(2.0 * p)) / (2.0 * grow))
+
+
+def _numerator(T: float, p: int, d: int, mu0: Array, tau0: Array) -> Array:
+    return T * p * (p + 1) * d + (2.0 * p * mu0 - tau0) * (1.0 - T)
+
+
+def _mean_log(T: float, p: int, d: int, mu: tuple[Array, Array], half_tau: tuple[Array, Array]) -> float:
+    """E log of the numerator, smooth in both variables, on a tensor grid of nodes and weights."""
+    scale = d if p == 1 else 1
+    value = _numerator(T, p, d, scale * mu[0][:, None], 2.0 * half_tau[0])
+    weights = mu[1][:, None] * half_tau[1]
+    if float(weights[value <= 0.0].sum()) > LOST:
+        raise ValueError(_too_small(T, d))
+    return float(np.sum(weights * np.log(np.where(value > 0.0, value, 1.0))))
+
+
+def _sampled_log(T: float, p: int, d: int) -> float:
+    """The same over drawn starts; the linear part, whose mean is known, is a control variate."""
+    count = int(np.clip(ENTRIES // p**2, 32, SAMPLES))
+    starts = Overlaps.random(p, 1, d, rng=SEED, spherical=True, replicas=count)
+    mu0 = d * np.sum(starts.M**2, axis=(1, 2))
+    tau0 = d * (np.sum(starts.Q**2, axis=(1, 2)) - p)
+    value = _numerator(T, p, d, mu0, tau0)
+    if np.any(value <= 0.0):
+        raise ValueError(_too_small(T, d))
+    mean = float(_numerator(T, p, d, np.array(float(p)), np.array(float(p * (p - 1)))))
+    return float(np.mean(np.log(value) - (value - mean) / mean))
+
+
+def _too_small(T: float, d: int) -> str:
+    return f"T*d = {T * d:g} is so small that random starts have fallen by T already; increase T or d."
+
+
+def corrected(problem: Problem, *, d: int, T: float, state: Overlaps | None = None, p: int = 1, k: int = 1) -> float:
+    """Mean exit time of SGD at finite d: noise shortens the ODE's by a time that does not vanish with d.
+
+    Over random starts, E t = E[t_ODE(m0)] - log(1 + s)/(2 omega_M) with s = gamma (48 + 4 Delta)/(2 omega_M); from a
+    fixed start, E t = E_xi[t_ODE(m0 + xi)] with xi ~ N(0, s/d): the noise gathered while m is small is worth a random
+    start.
+
+    Parameters
+    ----------
+    problem : Problem
+        Spherical phase retrieval.
+    d : int
+        Input dimension.
+    T : float
+        0 < T < 1.
+    state : Overlaps, optional
+        A fixed start, p = k = 1; by default the mean over starts uniform on the sphere.
+    p, k : int
+        Widths, only 1 and 1 for now.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError, TypeError
+        Another problem, p or k above 1, a gamma beyond stability, T outside (0, 1), or a level below the floor that the
+        noise leaves, risk gamma*Delta/(1 - 6 gamma).
+    """
+    if state is not None:
+        problem, state = _plateau_start(problem, state)
+        p, k = state.p, state.k
+    p, d, T = _arguments(problem, p, k, d, T)
+    if p != 1:
+        raise ValueError(
+            f"the corrected time is available for p = 1 only, got p={p}; use escape.quenched, or simulate."
+        )
+    grow, _ = _stable(problem, p)
+    noise = problem.gamma * (48.0 + 4.0 * problem.Delta) / (2.0 * grow)
+    if state is None:
+        mean = converged(lambda n: _mean_exit(problem, T, *sphere_nodes(d, n)))
+        return (mean - mean_log_mu(1, d) + float(np.log(d) - np.log1p(noise))) / (2.0 * grow)
+    m0 = float(state.M[0, 0])
+    if noise == 0.0 and m0 == 0.0:
+        raise ValueError("this start never exits, because M = 0 stays 0 without noise; start from M != 0 or gamma > 0.")
+    end = T + (1.0 - T) * m0**2
+    _reachable(problem, end)
+
+    def exit_time(m: float) -> float:
+        return max(0.0, float(_logistic(problem, np.array(end), m**2)) - float(np.log(m**2))) / (2.0 * grow)
+
+    edge = float(np.sqrt(end))
+    return normal_mean(exit_time, m0, float(np.sqrt(noise / d)), (-edge, 0.0, edge))
+
+
+def _logistic(problem: Problem, end: Array, u: Array | float) -> Array:
+    """2 omega_M times the ODE's time from m**2 = u to m**2 = end at p = 1, plus log u: smooth at u = 0."""
+    grow, brake = growth_rate(problem, 1), 4.0 * (1.0 - 6.0 * problem.gamma)
+    return np.asarray(np.log(end * (grow - brake * u) / (grow - brake * end)))
+
+
+def _mean_exit(problem: Problem, T: float, u: Array, weights: Array) -> float:
+    """Mean of `_logistic` over starts m**2 = u; the risk 2 (1 - m**2) falls to (1 - T) of each one's own start."""
+    end = T + (1.0 - T) * u
+    exits = problem.gamma * problem.Delta / 2.0 < (1.0 - 6.0 * problem.gamma) * (1.0 - end)
+    if float(weights[~exits].sum()) > LOST:
+        _reachable(problem, end[~exits].min())
+    return float(weights[exits] @ _logistic(problem, end[exits], u[exits]))
+
+
+def _reachable(problem: Problem, end: float) -> None:
+    floor = problem.gamma * problem.Delta / (1.0 - 6.0 * problem.gamma)
+    level = 2.0 * (1.0 - end)
+    if level <= floor:
+        raise ValueError(
+            f"the exit level {level:.3g} of the risk is never reached, label noise leaves {floor:.3g}; "
+            "decrease T or gamma."
+        )
+
+
+def _one_teacher(k: int) -> None:
+    if integer("k", k) != 1:
+        raise ValueError(f"the escape formulas hold for one teacher unit, k = 1, got k={k}; use escape.by_ode.")
+
+
+def _phase_retrieval(problem: Problem) -> None:
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            f"problem must be an hdsgd.Problem, got {type(problem).__name__}; pass Problem('quadratic', ...)."
+        )
+    square = activation("quadratic").formula
+    if problem.student.formula != square or problem.teacher.formula != square:
+        raise ValueError("the escape formulas hold for the quadratic activation only; use escape.by_ode for others.")
+    if not problem.spherical:
+        raise ValueError(
+            "the escape formulas hold on the sphere; pass Problem(..., spherical=True) or use escape.by_ode."
+        )
+
+
+def _arguments(problem: Problem, p: int, k: int, d: int, T: float) -> tuple[int, int, float]:
+    _phase_retrieval(problem)
+    _one_teacher(k)
+    return integer("p", p), integer("d", d, low=2, hint="it is the input dimension"), fraction(T)
+
+
+def _stable(problem: Problem, p: int) -> tuple[float, float]:
+    """Both rates of the plateau; refuses a learning rate at which it is not escaped."""
+    if problem.gamma >= max_gamma(problem, p):
+        raise ValueError(
+            f"gamma={problem.gamma:g} is beyond the stability of the escape at p={p}; "
+            f"choose gamma < {max_gamma(problem, p):.6g}."
+        )
+    return growth_rate(problem, p), decay_rate(problem, p)
+
+
+def _plateau_start(problem: Problem, state: Overlaps) -> tuple[Problem, Overlaps]:
+    problem, state = check_start(problem, state)
+    _phase_retrieval(problem)
+    _one_teacher(state.k)
+    if state.replicas is not None:
+        raise ValueError(
+            f"this takes a single start, got {state.replicas} replicas; pass state.replica(i), one call each."
+        )
+    if abs(state.P[0, 0] - 1.0) > UNIT or np.any(state.a != 1.0) or np.any(state.a_star != 1.0):
+        raise ValueError(
+            "the escape formulas hold for P = 1 and second layers of ones; rescale the teacher, or use escape.by_ode."
+        )
+    return problem, state

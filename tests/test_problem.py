@@ -1,0 +1,57 @@
+"""Problem: defaults, validation, equality, independence of names."""
+
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+
+import hdsgd
+from hdsgd import Problem
+
+
+def test_defaults():
+    problem = Problem()
+    assert problem.student.name == "erf"
+    assert problem.teacher == problem.student
+    assert (problem.gamma, problem.Delta, problem.spherical) == (1.0, 0.0, False)
+    assert (problem.batch_size, problem.weight_decay, problem.second_layer_ratio) == (1, 0.0, 0.0)
+
+
+def test_activations_may_be_names_formulas_or_objects():
+    by_name = Problem("he3", "erf")
+    assert by_name == Problem("x**3 - 3*x", hdsgd.activation("erf"))
+    assert by_name.teacher.name == "erf"
+    assert by_name != Problem("erf", "he3")
+    assert {by_name, Problem("he3", "erf")} == {by_name}
+
+
+def test_the_teacher_follows_the_student_unless_given():
+    assert dataclasses.replace(Problem("erf"), activation="he2").teacher.name == "he2"
+    assert dataclasses.replace(Problem("erf", "erf"), activation="he2").teacher.name == "erf"
+
+
+def test_numbers_become_plain_floats():
+    problem = Problem(gamma=np.float32(0.5), Delta=np.array(1), spherical=np.bool_(True))
+    assert type(problem.gamma) is float
+    assert type(problem.Delta) is float
+    assert problem.spherical is True
+    assert problem == Problem(gamma=0.5, Delta=1.0, spherical=True)
+
+
+def test_frozen_hashable_and_picklable():
+    problem = Problem("quadratic", gamma=0.1)
+    assert pickle.loads(pickle.dumps(problem)) == problem
+    assert hash(problem) == hash(Problem("quadratic", gamma=0.1))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        problem.gamma = 1.0
+
+
+def test_step_time():
+    assert Problem(gamma=0.5).step_time(4, 100) == pytest.approx(0.5 / 400)
+
+
+@pytest.mark.parametrize("kwargs", [{"batch_size": 2}, {"weight_decay": 0.1}, {"second_layer_ratio": 1.0}])
+def test_what_is_not_there_yet_is_refused(kwargs):
+    with pytest.raises(ValueError, match="not available in this version"):
+        Problem(**kwargs)
