@@ -20,7 +20,7 @@ from sympy import Expr, Symbol
 def covariance_symbol(i: int, j: int) -> Symbol:
     """Return the symbol of Cov(x_i, x_j); slots count from 1."""
     i, j = min(i, j), max(i, j)
-    return Symbol(f"C{i}{j}", real=True)
+    return Symbol(f"C{i}{j}", positive=True) if i == j else Symbol(f"C{i}{j}", real=True)
 
 
 def covariance_inputs(slots: int) -> tuple[Symbol, ...]:

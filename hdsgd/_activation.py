@@ -33,6 +33,8 @@ class Activation:
     name: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.formula, str):
+            raise TypeError(f"a formula is a string such as 'x**2', not {type(self.formula).__name__}")
         formula = _bridge.normalise(self.formula)
         object.__setattr__(self, "formula", formula)
         if not isinstance(self.name, str):
@@ -54,7 +56,7 @@ def activation(spec: str | Activation) -> Activation:
     Parameters
     ----------
     spec : str or Activation
-        A built-in name (``"erf"``, ``"quadratic"``, …) or a formula in ``x``.
+        A built-in name (``"erf"``, ``"quadratic"``, …), a name saved by :func:`generate`, or a formula in ``x``.
 
     Raises
     ------
@@ -65,17 +67,19 @@ def activation(spec: str | Activation) -> Activation:
         return spec
     if not isinstance(spec, str):
         raise TypeError(f"an activation is a name or a formula such as 'x**2', not {type(spec).__name__}")
-    builtins = _bridge.builtins()
+    known = _bridge.builtins()
     name = spec.strip()
-    if name in builtins:
-        return Activation(builtins[name], name)
+    if _NAME.match(name) and name not in known and name != "x":
+        known = {**known, **_bridge.saved_names()}
+    if name in known:
+        return Activation(known[name], name)
     if _NAME.match(name) and name != "x":
-        near = difflib.get_close_matches(name.lower(), builtins, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"built-in names are {', '.join(builtins)}"
+        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known names are {', '.join(known)}"
         raise ValueError(f"unknown activation {name!r}: {hint} (a formula is written in x, such as 'x**2 - 1')")
     return Activation(spec)
 
 
 def _builtin_names() -> dict[str, str]:
     """Return the built-in name of each canonical formula."""
-    return {_bridge.normalise(formula): name for name, formula in _bridge.builtins().items()}
+    return {formula: name for name, formula in _bridge.builtins().items()}

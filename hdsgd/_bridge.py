@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -91,3 +94,84 @@ def _version() -> bytes:
 
 def _key(student: str, teacher: str) -> str:
     return hashlib.sha256(_version() + f"{student}\n{teacher}".encode()).hexdigest()[:32]
+
+
+def generate(student: str, teacher: str, out: Path | None) -> tuple[Any, Path]:
+    """Derive and verify a pair and write its files to ``out`` or to the user cache; return what was rendered and where."""
+    from .derivations.generate import render, write
+
+    rendered = render(student, teacher)
+    if out is not None:
+        write(out, rendered)
+        return rendered, out
+    folder = _kernels() / _key(student, teacher)
+    store(folder, rendered)
+    return rendered, folder
+
+
+def generate_builtins(*, check: bool) -> list[str]:
+    """Rewrite the checked-in kernels, or with ``check`` only return what differs from a fresh derivation."""
+    from .derivations import generate as derivation
+
+    root = generated_dir()
+    found: list[str] = []
+    for name, rendered in derivation.builtins():
+        if check:
+            found += derivation.drift(root / name, rendered)
+        else:
+            derivation.write(root / name, rendered)
+            found.append(f"{root / name}")
+    if check:
+        extra = {entry.name for entry in root.iterdir() if entry.is_dir() and entry.name != "__pycache__"} - set(builtins())
+        found += [f"{name}: no such built-in activation" for name in sorted(extra)]
+    return found
+
+
+@cache
+def expectation(name: str, formulas: tuple[str, ...]) -> Callable[..., Any]:
+    """Derive and verify one expectation with different activations in its factors; return a numpy function of C."""
+    from .derivations.atoms import from_formula
+    from .derivations.kernels import derive
+    from .derivations.verify import check
+
+    per_slot = (formulas[0], formulas[0], formulas[1]) if name == "I3" else formulas
+    program = derive(name, tuple(from_formula(formula) for formula in per_slot))
+    check(program, per_slot)
+    return program.compile("numpy")  # type: ignore[no-any-return]
+
+
+def document(student: str, teacher: str, style: str) -> str:
+    """Return the derived formulas of a pair as text, Markdown or LaTeX."""
+    from .derivations.document import document as written
+    from .derivations.kernels import KernelPrograms
+
+    return str(written(KernelPrograms(student, teacher), style))
+
+
+def _names() -> Path:
+    return private_folder("names")
+
+
+def saved_names() -> dict[str, str]:
+    """Return the formulas that the user saved by name."""
+    found = {}
+    for path in sorted(_names().glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            found[path.stem] = normalise(json.loads(path.read_text(encoding="utf-8"))["formula"])
+    return found
+
+
+def check_name(name: str, formula: str) -> None:
+    """Refuse a name that stands for something else; raises ValueError."""
+    for known in (builtins(), saved_names()):
+        if known.get(name, formula) != formula:
+            raise ValueError(f"the name {name!r} already stands for {known[name]}: choose another name")
+
+
+def save_name(name: str, formula: str) -> None:
+    """Remember a formula by name in the user cache."""
+    folder = _names()
+    folder.mkdir(parents=True, exist_ok=True)
+    building = folder / f".{name}-{os.getpid()}"
+    building.write_text(json.dumps({"formula": formula}) + "\n", encoding="utf-8")
+    building.replace(folder / f"{name}.json")

@@ -140,7 +140,7 @@ class _Chunk:
         return np.ascontiguousarray(Q), np.ascontiguousarray(M)
 
     def _risk(self) -> Array:
-        return np.maximum(self.setup.risk(*self._rows(), np.ascontiguousarray(self.a.T)), 0.0)
+        return self.setup.risk(*self._rows(), np.ascontiguousarray(self.a.T))
 
     def _watch(self, step: int) -> None:
         """Note the replicas that have just reached their level."""

@@ -104,24 +104,24 @@ def _platform_identity() -> str:
 def _toolchain() -> _Toolchain:
     """The compiler to use; raises CompilerError when there is none."""
     if os.name != "posix":
-        raise CompilerError("compiled kernels need a POSIX system: use backend='numpy' (or 'auto') here")
+        raise CompilerError("compiled kernels need a POSIX system: use backend='numpy' (or 'auto') here.")
     chosen = os.environ.get("HDSGD_CC", "").strip()
     if chosen:
         command = (chosen,) if shutil.which(chosen) else tuple(shlex.split(chosen))
         path = shutil.which(command[0])
         if path is None:
-            raise CompilerError(f"HDSGD_CC={chosen!r} is not an executable: name a C compiler there or unset it")
+            raise CompilerError(f"HDSGD_CC={chosen!r} is not an executable: name a C compiler there or unset it.")
     else:
         path = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
         if path is None:
-            raise CompilerError("no C compiler (cc, gcc, clang) on the PATH: install one or name it in HDSGD_CC")
+            raise CompilerError("no C compiler (cc, gcc, clang) on the PATH: install one or name it in HDSGD_CC.")
         command = (path,)
     path = str(Path(path).absolute())  # builds run in another folder
     try:
         resolved = Path(path).resolve()
         info = resolved.stat()
     except OSError as error:
-        raise CompilerError(f"the C compiler {path} cannot be read ({error}): name another in HDSGD_CC") from None
+        raise CompilerError(f"the C compiler {path} cannot be read ({error}): name another in HDSGD_CC.") from None
     identity = f"{command[1:]} {resolved} {info.st_size} {info.st_mtime_ns} {_platform_identity()}"
     return _Toolchain((path, *command[1:]), identity)
 
@@ -328,7 +328,7 @@ def load(source: str) -> ctypes.CDLL:
             except _BuildError as error:
                 reasons.append(str(error))
     raise CompilerError(
-        f"no C kernel could be built ({reasons[-1]}): name another compiler in HDSGD_CC or use backend='numpy'"
+        f"no C kernel could be built ({reasons[-1]}): name another compiler in HDSGD_CC or use backend='numpy'."
     )
 
 

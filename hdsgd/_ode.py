@@ -250,7 +250,7 @@ class _Run:
         risk = np.maximum(
             [self.system.risk(np.concatenate((q.ravel(), m.ravel()))) for q, m in zip(Q, M, strict=True)], 0.0
         )
-        stats = {
+        stats: dict[str, Any] = {
             "steps": self.steps,
             "nfev": self.nfev,
             "njev": self.njev,

@@ -334,7 +334,7 @@ def ensemble(state: Overlaps, replicas: int | None) -> tuple[Overlaps, bool]:
         return _repeated(state, count), False
     if state.replicas != count:
         raise ValueError(
-            f"state has {state.replicas} replicas, not replicas={count}; pass replicas=None for one path from each start."
+            f"state has {state.replicas} replicas, not {count}; pass replicas=None for one path from each start."
         )
     return state, False
 

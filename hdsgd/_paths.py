@@ -4,44 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ._kernel import Kernel
 from ._solution import Exit
 
-__all__ = ["BLOW_UP", "Kernel", "Paths", "Setup", "frame", "realise"]
+__all__ = ["BLOW_UP", "Paths", "Setup", "frame", "realise"]
 
 Array = NDArray[np.float64]
-Function = Callable[[Array], Array]
 
 BLOW_UP = 1e10  # a squared norm this many times the start's (or 1) is never reached by a run that learns
 _RANK = 1e-12  # eigenvalues of P below this times the largest are rounding
-
-
-class Kernel(Protocol):
-    """What the simulators need of a pair of activations."""
-
-    @property
-    def sigma(self) -> Function:
-        """The student's activation, elementwise."""
-
-    @property
-    def dsigma(self) -> Function:
-        """Its derivative."""
-
-    @property
-    def sigma_star(self) -> Function:
-        """The teacher's activation."""
-
-    @property
-    def pointwise_c(self) -> str:
-        """The three in C: hdsgd_student, hdsgd_student_prime, hdsgd_teacher."""
-
-    @property
-    def risk_c(self) -> str:
-        """The excess risk from overlaps in C: hdsgd_pair_risk."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +25,7 @@ class Setup:
     """An ensemble to simulate: checked arguments, in steps and arrays.
 
     `Q`, `M`, `a` have a leading axis of length 1 (one start for all) or `replicas`; so has `W`, None unless weights are
-    simulated. `risk` maps (Q, M, a) with a leading axis to excess risks. `store` are the non-decreasing step numbers of
-    the stored rows.
+    simulated. `store` are the non-decreasing step numbers of the stored rows.
     """
 
     p: int
@@ -72,8 +47,11 @@ class Setup:
     W_star: Array | None
     seed: int
     kernel: Kernel
-    risk: Callable[[Array, Array, Array], Array]
     progress: Callable[[float], None] | None
+
+    def risk(self, Q: Array, M: Array, a: Array) -> Array:
+        """Excess risks (R,) of Q (R, p, p), M (R, p, k), a (R, p)."""
+        return np.maximum(self.kernel.risk(Q, M, self.P, a, self.a_star), 0.0)
 
 
 class Paths:

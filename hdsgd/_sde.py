@@ -66,8 +66,8 @@ def solve_sde(
     Returns
     -------
     Solution
-        With a replica axis unless ``state`` has none and ``replicas`` is None; rows after a replica's exit or
-        divergence are NaN.
+        With a replica axis unless ``state`` has none and ``replicas`` is None. Rows after a replica's exit or
+        divergence are NaN; a single path without the axis ends there instead.
 
     Raises
     ------
@@ -91,6 +91,15 @@ def solve_sde(
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a blow-up is reported in the status
         run.go(t_max, step, progress)
     pick = 0 if single else slice(None)
+    if single:  # a path that ended has no rows of NaN to keep a shape that nobody else needs
+        kept = np.isfinite(run.risk[0])
+        grid, run.Q, run.M, run.a, run.risk = (
+            grid[kept],
+            run.Q[:, kept],
+            run.M[:, kept],
+            run.a[:, kept],
+            run.risk[:, kept],
+        )
     steps = None if problem.gamma == 0.0 else np.rint(grid / problem.step_time(state.p, d)).astype(np.int64)
     return Solution(
         problem=problem,
@@ -218,20 +227,20 @@ class _Ensemble:
             if not np.any(root[:, c]):  # no noise there, as in Q_jj on the sphere
                 slope[:, c] = 0.0
                 continue
-            ends = []
-            for sign in (1.0, -1.0):
-                Q, M = now.Q.copy(), now.M.copy()
-                if c < split:
-                    j, l = self.upper[0][c], self.upper[1][c]
-                    Q[:, j, l] += sign * small
-                    Q[:, l, j] = Q[:, j, l]
-                else:
-                    j, l = divmod(c - split, now.k)
-                    M[:, j, l] += sign * small
-                ends.append(self.dyn.risk(trusted(Q, M, now.P, now.a, now.a_star)))
-            slope[:, c] = (ends[0] - ends[1]) / (2 * small)
+            Q, M = now.Q, now.M
+            if c < split:
+                j, l = self.upper[0][c], self.upper[1][c]
+                Q = Q.copy()
+                Q[:, j, l] += small
+                Q[:, l, j] = Q[:, j, l]
+            else:
+                j, l = divmod(c - split, now.k)
+                M = M.copy()
+                M[:, j, l] += small
+            slope[:, c] = (self.dyn.risk(trusted(Q, M, now.P, now.a, now.a_star)) - self.r) / small
         variance = self.noise**2 * h * ((np.swapaxes(root, -1, -2) @ slope[..., None])[..., 0] ** 2).sum(axis=-1)
-        return np.exp(-2.0 * np.maximum(above, 0.0) * np.maximum(below, 0.0) / np.maximum(variance, 1e-300))
+        distance = np.maximum(above, 0.0) * np.maximum(below, 0.0)
+        return np.asarray(np.exp(-2.0 * distance / np.maximum(variance, 1e-300)))
 
     def _finish(self, over: NDArray[np.bool_], status: ArrayLike, when: Array) -> None:
         """Record the replicas that exited or diverged, and drop them."""

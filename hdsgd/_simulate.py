@@ -12,9 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from . import _chain_numpy, _kernel, _simulate_c, _weights_numpy
 from ._checks import choice, integer, time_grid
 from ._compiler import CompilerError
-from ._dynamics import Dynamics
 from ._errors import warn_backend
-from ._overlaps import Overlaps, Weights, trusted
+from ._overlaps import Overlaps, Weights
 from ._paths import Paths, Setup, realise
 from ._problem import Problem, check_start
 from ._random import RNG, WEIGHTS, master_seed, stream
@@ -108,11 +107,7 @@ def simulate(
         store = np.unique(store)
     seed = master_seed(rng)
     started = time.perf_counter()
-    run, dynamics, kernel, used = _backend(problem, method, backend)
-
-    def risk(Q: Array, M: Array, a: Array) -> Array:
-        return np.asarray(dynamics.risk(trusted(Q, M, start.P, a, start.a_star)))
-
+    run, kernel, used = _backend(problem, method, backend)
     single = start.replicas is None and replicas is None
     Q, M, a = (x if start.replicas is not None else x[None] for x in (start.Q, start.M, start.a))
     W = W_star = None
@@ -141,7 +136,6 @@ def simulate(
         W_star=W_star if method == "weights" else None,
         seed=seed,
         kernel=kernel,
-        risk=risk,
         progress=progress,
     )
     paths = run(setup)
@@ -190,21 +184,18 @@ def _steps(problem: Problem, p: int, d: int, t_max: float, grid: Array) -> tuple
     return int(np.rint(t_max / unit)), np.rint(grid / unit).astype(np.int64)
 
 
-def _backend(problem: Problem, method: str, backend: str) -> tuple[Callable[[Setup], Paths], Dynamics, Any, str]:
-    """The simulator, the dynamics it takes the risk from, the kernel, and the backend's name."""
+def _backend(problem: Problem, method: str, backend: str) -> tuple[Callable[[Setup], Paths], _kernel.Kernel, str]:
+    """The simulator, the kernel and the backend's name."""
+    kernel = _kernel.load(problem.student, problem.teacher, "numpy")  # has the C texts, too, without compiling the drift
     if backend != "numpy":
         try:
-            kernel = _kernel.load(problem.student, problem.teacher, backend)
-            if kernel.backend == "c":
-                function = _simulate_c.load(kernel, method)
-                return lambda setup: _simulate_c.run(setup, method, function), Dynamics(problem, backend), kernel, "c"
+            function = _simulate_c.load(kernel, method)
+            return lambda setup: _simulate_c.run(setup, method, function), kernel, "c"
         except CompilerError as error:
             if backend == "c":
                 raise
-            warn_backend(f"{error}.")
-    kernel = _kernel.load(problem.student, problem.teacher, "numpy")
-    run = _chain_numpy.run if method == "overlaps" else _weights_numpy.run
-    return run, Dynamics(problem, "numpy"), kernel, "numpy"
+            warn_backend(str(error))
+    return _chain_numpy.run if method == "overlaps" else _weights_numpy.run, kernel, "numpy"
 
 
 def _solution(

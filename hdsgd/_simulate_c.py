@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _compiler
-from ._paths import BLOW_UP, Kernel, Paths, Setup, frame
+from ._kernel import Kernel
+from ._paths import BLOW_UP, Paths, Setup, frame
 from ._random import CHAIN, WEIGHTS, words
 
 __all__ = ["load", "run", "threads"]
@@ -42,7 +43,7 @@ class _Run(ctypes.Structure):
 def source(kernel: Kernel, method: str) -> str:
     """The C text of one simulator for one pair of activations."""
     parts = [(_CSRC / name).read_text(encoding="utf-8") for name in ("random.h", "run.h", _SOURCES[method])]
-    return "\n".join((parts[0], kernel.pointwise_c, kernel.risk_c, *parts[1:]))
+    return "\n".join((kernel.pointwise_c, *parts[:2], kernel.risk_c, parts[2]))
 
 
 _ready: dict[int, Any] = {}

@@ -38,7 +38,7 @@ def _replica(setup: Setup, paths: Paths, W: Array, replica: int) -> None:
         return W @ W.T / d, W @ W_star.T / d
 
     def risk(Q: Array, M: Array) -> float:
-        return max(float(setup.risk(Q[None], M[None], a[None])[0]), 0.0)
+        return float(setup.risk(Q[None], M[None], a[None])[0])
 
     def project() -> None:
         if setup.spherical:

@@ -81,7 +81,7 @@ def optimal_gamma(problem: Problem, *, p: int, k: int = 1) -> float:
     p = integer("p", p)
     _phase_retrieval(problem)
     _one_teacher(k)
-    return p**3 / (8.0 + 2.0 * p + (2.0 + problem.Delta) * p**2)
+    return float(p**3) / (8.0 + 2.0 * p + (2.0 + problem.Delta) * p**2)
 
 
 def implicit(problem: Problem, state: Overlaps, T: float) -> float:

@@ -5,7 +5,7 @@
    Then Q = B B^T + C C^T and M = B L^T. Nothing is ever subtracted in Q, so the chain stays accurate at perfect
    learning and allows singular Omega.
 
-   Concatenated after random.h, a kernel's text and run.h. */
+   Concatenated after a kernel's pointwise functions, random.h, run.h and the kernel's risk. */
 
 #define HDSGD_PAD(n) (((n) + 7) & ~(int64_t)7)
 
@@ -15,7 +15,7 @@ static inline __attribute__((always_inline)) int hdsgd_replica_11(const hdsgd_ru
                                                                   int stopping)
 {
     const int64_t i = replica * run->start_stride;
-    const double rate = run->rate, noise = run->noise, L = run->L[0], a_star = run->a_star[0];
+    const double rate = run->rate, noise = run->noise, L = run->L[0], P = run->P[0], a_star = run->a_star[0];
     const double a = run->a[replica * run->a_stride];
     const hdsgd_chi2_law law = hdsgd_chi2_of(run->d - 2);
     hdsgd_rng rng = hdsgd_seed(run->words + 4 * replica);
@@ -50,7 +50,7 @@ static inline __attribute__((always_inline)) int hdsgd_replica_11(const hdsgd_ru
             step++;
             if (stopping) {
                 Q = spherical ? 1.0 : B * B + C * C, M = B * L;
-                if (__builtin_expect(hdsgd_excess(run, &Q, &M, &a) <= level, 0)) {
+                if (__builtin_expect(hdsgd_pair_risk(1, 1, &Q, &M, &P, &a, &a_star) <= level, 0)) {
                     exit_step = step, status = HDSGD_EXITED;
                     break;
                 }

@@ -11,11 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef HDSGD_VECTOR_MATH /* glibc's vector library is there: let loops over units use it */
-__attribute__((simd("notinbranch"), const)) double erf(double);
-__attribute__((simd("notinbranch"), const)) double exp(double);
-#endif
-
 #define HDSGD_LAYERS 256
 #define HDSGD_TAIL 3.654152885361008771645429720399515763     /* where the tail layer begins ... */
 #define HDSGD_AREA 4.928673233974655347361775402336028069e-03 /* ... and the area of each layer under exp(-x^2/2) */

@@ -1,7 +1,12 @@
 /* One ensemble to simulate, and what every simulator in C does with it.
 
-   Concatenated after random.h and a kernel's text, which defines hdsgd_student, hdsgd_student_prime, hdsgd_teacher
-   (pointwise) and hdsgd_pair_risk (excess risk from overlaps). */
+   Concatenated after a kernel's pointwise functions (hdsgd_student, hdsgd_student_prime, hdsgd_teacher) and random.h; the
+   kernel's excess risk from overlaps follows. It is to be inlined: at constant p = k = 1 its loops disappear, and terms
+   that do not change leave the loop over steps. */
+
+static inline __attribute__((always_inline)) double hdsgd_pair_risk(long p, long k, const double *Q, const double *M,
+                                                                    const double *P, const double *a,
+                                                                    const double *a_star);
 
 enum { HDSGD_COMPLETED = 0, HDSGD_EXITED = 1, HDSGD_DIVERGED = 2 };
 enum { HDSGD_BLOCK = 256 };  /* steps between exact norms, tests for divergence, and looks at the cancel flag */
@@ -29,7 +34,7 @@ typedef struct { /* mirrored field by field by _Run in _simulate_c.py */
     int64_t *progress;             /* steps done, by all threads */
 } hdsgd_run;
 
-static inline double hdsgd_excess(const hdsgd_run *run, const double *Q, const double *M, const double *a)
+static __attribute__((noinline)) double hdsgd_excess(const hdsgd_run *run, const double *Q, const double *M, const double *a)
 {
     const double risk = hdsgd_pair_risk(run->p, run->k, Q, M, run->P, a, run->a_star);
     return risk < 0.0 ? 0.0 : risk; /* rounding near perfect learning; NaN stays */

@@ -4,7 +4,7 @@
    row's product with the new input. The overlaps follow the steps for the exit and the norms, and are recomputed
    from the weights every block.
 
-   Concatenated after random.h, a kernel's text and run.h. */
+   Concatenated after a kernel's pointwise functions, random.h, run.h and the kernel's risk. */
 
 typedef struct {
     double *x, *x_old;                        /* d */
