@@ -149,4 +149,3 @@ def from_formula(formula: str) -> AtomSum:
     if not atoms.terms:
         raise NotClosed("the activation is zero: its network has nothing to learn")
     return atoms
-

@@ -104,9 +104,7 @@ def inline(program: Program) -> Expr:
 
 
 _TEXT_GRADIENT = "a_j [Σ_s (a*_s/k) ({0}) − Σ_m (a_m/p) ({1})]"
-_LATEX_GRADIENT = (
-    r"a_j \Bigl[\sum_{{s=1}}^k \frac{{a^*_s}}{{k}} \bigl({0}\bigr) - \sum_{{m=1}}^p \frac{{a_m}}{{p}} \bigl({1}\bigr)\Bigr]"
-)
+_LATEX_GRADIENT = r"a_j \Bigl[\sum_{{s=1}}^k \frac{{a^*_s}}{{k}} \bigl({0}\bigr) - \sum_{{m=1}}^p \frac{{a_m}}{{p}} \bigl({1}\bigr)\Bigr]"
 
 
 def _equations_of_motion(programs: KernelPrograms) -> Iterator[Section]:
@@ -169,7 +167,9 @@ def _tex(expr: Expr) -> str:
     for symbol in expr.free_symbols:
         head, _, index = symbol.name.partition("_")
         names[symbol] = f"{head}_{{{index}}}" if index else f"{'Ω t'['Ct'.index(head[0]) * 2]}_{{{head[1:]}}}"
-    return str(sympy.latex(expr, symbol_names=names)).replace("Ω", r"\Omega").replace(r"\operatorname{asin}", r"\arcsin")
+    return (
+        str(sympy.latex(expr, symbol_names=names)).replace("Ω", r"\Omega").replace(r"\operatorname{asin}", r"\arcsin")
+    )
 
 
 def _right(equation: Equation) -> str:

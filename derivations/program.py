@@ -60,7 +60,9 @@ class Program:
 
     def compile(self, backend: str = "mpmath") -> Callable[..., Any]:
         """Return a function of the inputs that runs the lets one after another."""
-        steps = [(target, sympy.lambdify(_arguments(expr), expr, backend), _arguments(expr)) for target, expr in self.lets]
+        steps = [
+            (target, sympy.lambdify(_arguments(expr), expr, backend), _arguments(expr)) for target, expr in self.lets
+        ]
         last = sympy.lambdify(_arguments(self.result), self.result, backend), _arguments(self.result)
 
         def run(*values: Any) -> Any:

@@ -80,9 +80,7 @@ class Derivation:
         """Return E[∏ f_i(x_i)] in terms of lets."""
         if len(factors) != self.slots:
             raise ValueError(f"{self.slots} factors are needed, one for each variable, not {len(factors)}")
-        cov = tuple(
-            tuple(covariance_symbol(i, j) for j in range(1, self.slots + 1)) for i in range(1, self.slots + 1)
-        )
+        cov = tuple(tuple(covariance_symbol(i, j) for j in range(1, self.slots + 1)) for i in range(1, self.slots + 1))
         total = S.Zero
         for choice in itertools.product(*(factor.terms for factor in factors)):
             total += self._atoms(cov, choice)
@@ -213,7 +211,9 @@ class Derivation:
 
 def _moment(polynomial: Polynomial, variance: Expr) -> Expr:
     """E[f(x)] for a polynomial f: Σ_k f_2k (2k−1)!! C^k."""
-    return sum((c * sympy.factorial2(n - 1) * variance ** (n // 2) for n, c in enumerate(polynomial) if n % 2 == 0), S.Zero)
+    return sum(
+        (c * sympy.factorial2(n - 1) * variance ** (n // 2) for n, c in enumerate(polynomial) if n % 2 == 0), S.Zero
+    )
 
 
 def _odd(polynomials: Sequence[tuple[int, Polynomial]], signs: tuple[int, ...]) -> bool:

@@ -15,7 +15,9 @@ True
 
 from pathlib import Path as _Path
 
-if not (_Path(__file__).parent / "derivations").is_dir():  # a bare checkout: derivations/ and generated/ lie beside hdsgd/
+if not (
+    _Path(__file__).parent / "derivations"
+).is_dir():  # a bare checkout: derivations/ and generated/ lie beside hdsgd/
     __path__.append(str(_Path(__file__).parent.parent))
 
 __version__ = "0.1.0"
@@ -25,6 +27,7 @@ from ._activation import Activation, activation
 from ._compiler import CompilerError
 from ._dynamics import Drift, Dynamics
 from ._errors import BackendWarning
+from ._experiment import EscapeResult, escape_experiment
 from ._expectations import Report, generate, integral
 from ._ode import solve_ode
 from ._overlaps import Overlaps, Weights
@@ -39,6 +42,7 @@ __all__ = [
     "CompilerError",
     "Drift",
     "Dynamics",
+    "EscapeResult",
     "Exit",
     "Overlaps",
     "Problem",
@@ -49,6 +53,7 @@ __all__ = [
     "__version__",
     "activation",
     "escape",
+    "escape_experiment",
     "generate",
     "integral",
     "load",

@@ -122,7 +122,9 @@ def generate_builtins(*, check: bool) -> list[str]:
             derivation.write(root / name, rendered)
             found.append(f"{root / name}")
     if check:
-        extra = {entry.name for entry in root.iterdir() if entry.is_dir() and entry.name != "__pycache__"} - set(builtins())
+        extra = {entry.name for entry in root.iterdir() if entry.is_dir() and entry.name != "__pycache__"} - set(
+            builtins()
+        )
         found += [f"{name}: no such built-in activation" for name in sorted(extra)]
     return found
 

@@ -180,7 +180,7 @@ def _temporary_folder() -> Path:
 
 
 def private_folder(name: str) -> Path:
-    """Subfolder of the cache that only the user can write to, or of a temporary folder where the cache cannot be that."""
+    """Subfolder of the cache that only the user can write to, or of a temporary folder if the cache cannot be that."""
     folder = cache_dir() / name
     return folder if _private(folder) else _temporary_folder() / name
 

@@ -73,7 +73,9 @@ def _covariance(C: ArrayLike, size: int) -> Array:
     covariance = np.asarray(C, dtype=float)
     if covariance.ndim < 2 or covariance.shape[-2:] != (size, size):
         raise ValueError(f"C must have shape (..., {size}, {size}), not {covariance.shape}")
-    covariance = array("C", covariance.reshape(-1, size, size), ndim=(3,), shape="(..., n, n)").reshape(covariance.shape)
+    covariance = array("C", covariance.reshape(-1, size, size), ndim=(3,), shape="(..., n, n)").reshape(
+        covariance.shape
+    )
     scale = np.abs(covariance).max(initial=0.0)
     if np.abs(covariance - covariance.swapaxes(-1, -2)).max(initial=0.0) > 1e-10 * scale:
         raise ValueError("C must be symmetric: pass (C + C.T)/2 if that is meant")

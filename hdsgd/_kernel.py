@@ -173,7 +173,9 @@ class Kernel:
             aa, ab, bb = own[:, None, a, None], Omega[:, None, a, b], own[:, None, None, b]
             values = np.asarray(getattr(self.module, name)(jj, jl, ja, jb, ll, la, lb, aa, ab, bb))
             shape = (len(Omega), len(J), a.stop - a.start, b.stop - b.start)
-            total += weight * np.einsum("ra,rqab,rb->rq", v[:, a], np.broadcast_to(values, shape), v[:, b], optimize=True)
+            total += weight * np.einsum(
+                "ra,rqab,rb->rq", v[:, a], np.broadcast_to(values, shape), v[:, b], optimize=True
+            )
         return total
 
     def _compiled(self, Q: Array, M: Array, P: Array, a: Array, a_star: Array, Delta: float, wanted: str) -> Array:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._checks import choice, real, time_grid
+from ._cone import feasible
 from ._dynamics import Dynamics
-from ._overlaps import Overlaps, feasible
+from ._overlaps import Overlaps
 from ._problem import Problem, check_start
 from ._solution import Exit, Solution, Status, stop_condition
 

@@ -9,16 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._checks import array, boolean, frozen, integer, restore, same_fields
+from ._cone import TOLERANCE, checked, omega, symmetric
 from ._random import OVERLAPS, RNG, TEACHER, generators, master_seed
 
 __all__ = ["Overlaps", "Weights"]
 
 Array = NDArray[np.float64]
-
-# Omega may be indefinite by this much, times its largest diagonal entry: what rounding and solvers leave behind.
-TOLERANCE = 1e-10
-# Below this it is rounding, which every user of Omega has to survive anyway, and values are kept bit for bit.
-ROUNDING = 1e-14
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
@@ -86,7 +82,7 @@ class Overlaps:
                     f"{name} must be symmetric, but entries differ by {gap:.3g} from their transpose; "
                     f"pass ({name} + {name}.T)/2 if that is meant."
                 )
-        q, m, r = _feasible(_symmetric(q), m, _symmetric(r), TOLERANCE)
+        q, m, r = checked(symmetric(q), m, symmetric(r), TOLERANCE)
         self._set(q, m, r, second, teacher)
 
     def _set(self, Q: Array, M: Array, P: Array, a: Array, a_star: Array) -> None:
@@ -111,7 +107,7 @@ class Overlaps:
     @property
     def Omega(self) -> Array:
         """Covariance of the local fields (lambda, lambda_star), shape (..., p + k, p + k)."""
-        return _omega(self.Q, self.M, self.P)
+        return omega(self.Q, self.M, self.P)
 
     @property
     def v(self) -> Array:
@@ -155,7 +151,7 @@ class Overlaps:
         Q = w.W @ np.swapaxes(w.W, -1, -2) / w.d
         M = w.W @ w.W_star.T / w.d
         P = w.W_star @ w.W_star.T / w.d
-        return trusted(_symmetric(Q), M, _symmetric(P), w.a, w.a_star)
+        return trusted(symmetric(Q), M, symmetric(P), w.a, w.a_star)
 
     @classmethod
     def random(
@@ -205,7 +201,7 @@ class Overlaps:
             (teacher,) = generators(seed, TEACHER, 0, 1)
             L = _bartlett([teacher], k, d)[0]
             L /= np.linalg.norm(L, axis=1, keepdims=True)
-            P = _symmetric(L @ L.T)
+            P = symmetric(L @ L.T)
             np.fill_diagonal(P, 1.0)
         # W = B E + C F with E the teachers' orthonormal frame and F any frame of its complement.
         streams = generators(seed, OVERLAPS, 0, count)
@@ -213,7 +209,7 @@ class Overlaps:
         C = _bartlett(streams, p, d - k)
         scale = np.linalg.norm(np.concatenate((B, C), axis=-1), axis=-1, keepdims=True) if spherical else np.sqrt(d)
         B, C = B / scale, C / scale
-        Q = _symmetric(B @ np.swapaxes(B, -1, -2) + C @ np.swapaxes(C, -1, -2))
+        Q = symmetric(B @ np.swapaxes(B, -1, -2) + C @ np.swapaxes(C, -1, -2))
         if spherical:
             Q[:, np.arange(p), np.arange(p)] = 1.0
         every = trusted(Q, B @ L.T, P, np.ones((count, p)), np.ones(k))
@@ -321,7 +317,7 @@ def trusted(Q: Array, M: Array, P: Array, a: Array, a_star: Array) -> Overlaps:
 
 def nearest(Q: Array, M: Array, P: Array, a: Array, a_star: Array) -> Overlaps:
     """Overlaps from a solver's numbers: moved onto the boundary however far rounding or step errors went beyond."""
-    q, m, r = _feasible(_symmetric(Q), M, P, np.inf)
+    q, m, r = checked(symmetric(Q), M, P, np.inf)
     return trusted(np.array(q), np.array(m), r, np.array(a), a_star)
 
 
@@ -344,12 +340,6 @@ def _repeated(state: Overlaps, count: int) -> Overlaps:
     return trusted(Q, M, state.P, a, state.a_star)
 
 
-def feasible(Q: Array, M: Array, P: Array) -> tuple[Array, Array]:
-    """Q and M with every Omega positive semidefinite, keeping P and the diagonal of Q: for whole trajectories."""
-    q, m, _ = _feasible(Q, M, P, np.inf)
-    return q, m
-
-
 def _second_layers(p: int, k: int, a: ArrayLike | None, a_star: ArrayLike | None) -> tuple[Array, Array]:
     second = np.ones(p) if a is None else array("a", a, ndim=(1, 2), shape="(p,) or (replicas, p)")
     teacher = np.ones(k) if a_star is None else array("a_star", a_star, ndim=(1,), shape="(k,)")
@@ -370,70 +360,6 @@ def _aligned(arrays: dict[str, tuple[Array, int]]) -> list[Array]:
         return [x for x, _ in arrays.values()]
     count = next(iter(counts.values()))
     return [x if x.ndim > own else np.repeat(x[None], count, axis=0) for x, own in arrays.values()]
-
-
-def _symmetric(x: Array) -> Array:
-    return (x + np.swapaxes(x, -1, -2)) / 2
-
-
-def _omega(Q: Array, M: Array, P: Array) -> Array:
-    teacher = np.broadcast_to(P, (*M.shape[:-2], *P.shape))
-    top = np.concatenate((Q, M), axis=-1)
-    return np.concatenate((top, np.concatenate((np.swapaxes(M, -1, -2), teacher), axis=-1)), axis=-2)
-
-
-def _definite(Omega: Array, shift: Array) -> bool:
-    """Whether Omega + shift*I is positive definite: Cholesky is ten times cheaper than eigenvalues."""
-    try:
-        np.linalg.cholesky(Omega + shift[..., None, None] * np.eye(Omega.shape[-1]))
-    except np.linalg.LinAlgError:
-        return False
-    return True
-
-
-def _feasible(Q: Array, M: Array, P: Array, tolerance: float) -> tuple[Array, Array, Array]:
-    """Check that Omega is positive semidefinite up to the tolerance, and move it onto the cone if it is not quite."""
-    Omega = _omega(Q, M, P)
-    scale = np.diagonal(Omega, axis1=-2, axis2=-1).max(axis=-1)
-    scale = np.maximum(scale, np.finfo(np.float64).tiny)
-    if _definite(Omega, ROUNDING * scale):
-        return Q, M, P
-    worst = np.linalg.eigvalsh(Omega)[..., 0] / scale
-    if np.any(worst < -tolerance):
-        raise ValueError(
-            "Omega = [[Q, M], [M.T, P]] must be positive semidefinite, but its smallest eigenvalue is "
-            f"{worst.min():.3g} times its largest diagonal entry; these are not the overlaps of any weights: check M, "
-            "or use Overlaps.from_weights, which computes them in double precision."
-        )
-    q, m, r = _projected(Q, M, P)
-    outside = worst < -ROUNDING  # the others keep their values bit for bit
-    if np.ndim(outside) == 0:
-        return (q, m, r) if outside else (Q, M, P)
-    return np.where(outside[..., None, None], q, Q), np.where(outside[..., None, None], m, M), r
-
-
-def _projected(Q: Array, M: Array, P: Array) -> tuple[Array, Array, Array]:
-    """Clip the part of Q outside the teachers' span to positive semidefinite, then restore the diagonal of Q.
-
-    Eigenvalue clipping of Omega would change P (one for all replicas) and the norms (exactly 1 on the sphere).
-    """
-    values, vectors = np.linalg.eigh(P)
-    kept = values > TOLERANCE * max(values[-1], 0.0)
-    if values[0] < -ROUNDING * values[-1]:
-        P = _symmetric((vectors * np.maximum(values, 0.0)) @ vectors.T)
-    basis = vectors[:, kept]
-    B = M @ basis / np.sqrt(values[kept])  # coordinates of the students in the teachers' frame
-    inside = B @ np.swapaxes(B, -1, -2)
-    rest, frame = np.linalg.eigh(_symmetric(Q - inside))
-    C = frame * np.sqrt(np.maximum(rest, 0.0))[..., None, :]
-    rows = np.concatenate((B, C), axis=-1)
-    norms = np.linalg.norm(rows, axis=-1)
-    wanted = np.sqrt(np.maximum(np.diagonal(Q, axis1=-2, axis2=-1), 0.0))
-    ratio = np.divide(wanted, norms, out=np.zeros_like(norms), where=norms > 0.0)
-    rows *= ratio[..., None]
-    q = _symmetric(rows @ np.swapaxes(rows, -1, -2))
-    m = rows[..., : B.shape[-1]] @ (basis * np.sqrt(values[kept])).T
-    return q, m, P
 
 
 def _bartlett(streams: list[np.random.Generator], rows: int, columns: int) -> Array:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._checks import integer, real, time_grid
+from ._cone import feasible
 from ._dynamics import Dynamics
-from ._overlaps import Overlaps, ensemble, feasible, trusted
+from ._overlaps import Overlaps, ensemble, trusted
 from ._problem import Problem, check_start
 from ._random import RNG, SDE, generators, master_seed
 from ._solution import Exit, Solution, Status, stop_condition
@@ -20,7 +21,8 @@ __all__ = ["solve_sde"]
 Array = NDArray[np.float64]
 
 BLOCK = 256  # steps drawn at once: part of each replica's stream, so changing it changes the paths
-BLOW_UP = 1e10
+BLOW_UP = 1e10  # overlaps this many times the largest initial one are never reached by a run that learns
+GREW = 2.0  # a negative norm after this growth is the end of a blow-up, before it a step that is too long
 
 
 def solve_sde(
@@ -76,7 +78,10 @@ def solve_sde(
 
     Notes
     -----
-    Omega is kept positive semidefinite after each step. Source: Arnaboldi et al. 2023 (arXiv 2305.18502), section 4.
+    Omega is kept positive semidefinite. A step whose noise would take some Q_jj below 0 ends the replica, as DIVERGED
+    if its norm had grown, otherwise as FAILED, because dt is too large.
+
+    Source: Arnaboldi et al. 2023 (arXiv 2305.18502), section 4.
     """
     problem, state = check_start(problem, state)
     d = integer("d", d, hint="it is the input dimension")
@@ -198,10 +203,12 @@ class _Ensemble:
         M = now.M + h * drift.dM + kick[:, split:].reshape(now.M.shape)
         a = now.a + h * drift.da
         biggest = np.maximum(np.abs(Q).max(axis=(-2, -1)), np.abs(M).max(axis=(-2, -1)))
-        gone = ~(biggest <= self.limit)  # also NaN
+        norms = np.diagonal(now.Q, axis1=-2, axis2=-1).max(axis=-1)
+        broken = np.diagonal(Q, axis1=-2, axis2=-1).min(axis=-1) < 0.0
+        gone = broken | ~(biggest <= self.limit)  # also NaN
+        ended = np.where(broken & (norms <= GREW * self.limit / BLOW_UP), Status.FAILED, Status.DIVERGED)
         Q, M = np.where(gone[:, None, None], now.Q, Q), np.where(gone[:, None, None], now.M, M)
         if p == 1 and now.k == 1:  # the cone in closed form
-            Q = np.maximum(Q, 0.0)
             bound = np.sqrt(Q * now.P)
             M = np.clip(M, -bound, bound)
         else:
@@ -216,7 +223,7 @@ class _Ensemble:
             exits = ~gone & ((below <= 0.0) | (u < self._crossing(root, new, above, below, h)))
             when = t + h * np.clip(above / np.maximum(above + np.abs(below), 1e-300), 0.0, 1.0)
         self.now, self.r = new, r
-        self._finish(gone | exits, np.where(gone, Status.DIVERGED, Status.EXITED), when)
+        self._finish(gone | exits, np.where(gone, ended, Status.EXITED), when)
 
     def _crossing(self, root: Array, new: Overlaps, above: Array, below: Array, h: float) -> Array:
         """Probability that the risk was below the level within a step that ends above it (Brownian bridge)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -105,6 +106,7 @@ def simulate(
     n_steps, store = _steps(problem, start.p, d, t_max, grid)
     if times is None:
         store = np.unique(store)
+    _fits(count, store.size, start, d if method == "weights" else 0)
     seed = master_seed(rng)
     started = time.perf_counter()
     run, kernel, used = _backend(problem, method, backend)
@@ -184,9 +186,25 @@ def _steps(problem: Problem, p: int, d: int, t_max: float, grid: Array) -> tuple
     return int(np.rint(t_max / unit)), np.rint(grid / unit).astype(np.int64)
 
 
+def _fits(replicas: int, rows: int, start: Overlaps, columns: int) -> None:
+    """Refuse output that is larger than the machine: the system might end the process instead of saying so."""
+    p, k = start.p, start.k
+    needed = 8 * replicas * (rows * (p * (p + k + 1) + 1) + p * columns)
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return
+    if needed > memory:
+        raise ValueError(
+            f"{replicas} replicas at {rows} times need {needed / 2**30:.3g} GiB and this machine has "
+            f"{memory / 2**30:.3g}; store fewer times, as in times=[t_max], or simulate fewer replicas at a time."
+        )
+
+
 def _backend(problem: Problem, method: str, backend: str) -> tuple[Callable[[Setup], Paths], _kernel.Kernel, str]:
     """The simulator, the kernel and the backend's name."""
-    kernel = _kernel.load(problem.student, problem.teacher, "numpy")  # has the C texts, too, without compiling the drift
+    # The numpy kernel holds the C texts, too, and does not compile the drift, which is not needed here.
+    kernel = _kernel.load(problem.student, problem.teacher, "numpy")
     if backend != "numpy":
         try:
             function = _simulate_c.load(kernel, method)
@@ -216,16 +234,16 @@ def _solution(
     status: Any = paths.status
     exit_time: Any = np.where(paths.exit_step >= 0, paths.exit_step * setup.rate, np.nan)
     a = np.repeat(np.broadcast_to(setup.a, (setup.replicas, setup.p))[:, None], steps.size, axis=1)
-    a[np.isnan(risk)] = np.nan
+    gone = np.isnan(Q[:, :, 0, 0])
+    a[gone] = np.nan
     weights = None
     if paths.W is not None:
         assert setup.W_star is not None
         last_a = np.broadcast_to(setup.a, (setup.replicas, setup.p))
-        finite = np.isfinite(paths.W).all()  # a diverged replica has no weights to give
-        if finite:
+        if np.isfinite(paths.W).all():  # a diverged replica has no weights to give
             weights = Weights(paths.W, setup.W_star, last_a, setup.a_star)
     if single:
-        kept = ~np.isnan(risk[0])
+        kept = ~gone[0]
         steps, Q, M, risk, a = steps[kept], Q[0, kept], M[0, kept], risk[0, kept], a[0, kept]
         status, exit_time = Status(int(status[0])), float(exit_time[0])
         out = int(paths.exit_step[0])

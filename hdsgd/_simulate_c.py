@@ -46,21 +46,12 @@ def source(kernel: Kernel, method: str) -> str:
     return "\n".join((kernel.pointwise_c, *parts[:2], kernel.risk_c, parts[2]))
 
 
-_ready: dict[int, Any] = {}
-_lock = threading.Lock()
-
-
 def load(kernel: Kernel, method: str) -> Any:
     """The C function that simulates; raises `CompilerError` when it cannot be built."""
     library = _compiler.load(source(kernel, method))
-    with _lock:
-        if id(library) not in _ready:  # libraries stay loaded, so that an id is never used again
-            library.hdsgd_init.restype = None
-            library.hdsgd_init()
-            function = library.hdsgd_chain if method == "overlaps" else library.hdsgd_weights
-            function.argtypes, function.restype = (ctypes.POINTER(_Run), _int, _int), ctypes.c_int
-            _ready[id(library)] = function
-        return _ready[id(library)]
+    function = library.hdsgd_chain if method == "overlaps" else library.hdsgd_weights
+    function.argtypes, function.restype = (ctypes.POINTER(_Run), _int, _int), ctypes.c_int
+    return function
 
 
 def threads() -> int:

@@ -48,7 +48,10 @@ _SENTENCES = {
     Status.DIVERGED: (
         "The risk grew without bound: SGD is unstable at this learning rate; decrease gamma, or use spherical=True."
     ),
-    Status.FAILED: "The integrator could not go on; loosen rtol and atol or choose another method (see sol.stats).",
+    Status.FAILED: (
+        "The solver could not go on: for an SDE decrease dt; for an ODE loosen rtol and atol or choose another method "
+        "(see sol.stats)."
+    ),
 }
 
 

@@ -46,9 +46,10 @@ def write(path: str | os.PathLike[str], variables: Variables, metadata: Mapping[
     partial = Path(name)
     try:
         if target.suffix == ".npz":
-            arrays = {name: np.asarray(value) for name, (_, value) in variables.items()}
+            arrays: dict[str, Any] = {name: np.asarray(value) for name, (_, value) in variables.items()}
+            arrays[_KEY] = np.array(json.dumps(document))
             with partial.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **{_KEY: np.array(json.dumps(document)), **arrays})
+                np.savez_compressed(file, **arrays)
         else:
             dataset(variables, document).to_netcdf(partial, engine="h5netcdf")
         partial.chmod(0o666 & ~_umask())

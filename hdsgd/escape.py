@@ -120,7 +120,7 @@ def implicit(problem: Problem, state: Overlaps, T: float) -> float:
     level = (1.0 - T) * (flat + q2 - m2)
 
     def above(t: float) -> float:
-        return flat + q2 * np.exp(-2.0 * decay * t) - m2 * np.exp(2.0 * grow * t) - level
+        return float(flat + q2 * np.exp(-2.0 * decay * t) - m2 * np.exp(2.0 * grow * t) - level)
 
     if m2 > 0.0:
         last = np.log((flat + q2) / m2) / (2.0 * grow)  # here the last term alone outweighs the others

@@ -42,7 +42,7 @@ def worst(one, other):
 
 
 def start(p, k, d, spherical, kind="random"):
-    """`span`: students in the teachers' span; `twins`: equal students, whose second layers part them, equal teachers."""
+    """`span`: students in the teachers' span; `twins`: equal students of different second layers, equal teachers."""
     a = 1.0 - 0.7 * np.arange(p)
     if kind == "span":
         teacher = Overlaps.random(k, k, d, rng=5).P
@@ -182,7 +182,6 @@ def test_normals_and_chi_squares(nu):
     import ctypes
 
     library = _compiler.load((_simulate_c._CSRC / "random.h").read_text(encoding="utf-8") + DRAWS)
-    library.hdsgd_init()
     n = 400_000
     words = np.arange(1, 5, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15 * nu % 2**64)
     normals, squares = np.empty(n), np.empty(n)

@@ -54,7 +54,11 @@ def pairs(programs: KernelPrograms, header: str) -> str:
 
 def noise(programs: KernelPrograms, header: str) -> str:
     """Return the C text of the staged noise sum."""
-    blocks = {name: stage(program, symmetric=_RANGES[name][4]) for name, program in programs.expectations.items() if name in _RANGES}
+    blocks = {
+        name: stage(program, symmetric=_RANGES[name][4])
+        for name, program in programs.expectations.items()
+        if name in _RANGES
+    }
     text = _comment(header)
     for name, staged in blocks.items():
         text += "\n" + _block(name, staged)
@@ -160,7 +164,9 @@ def _block(name: str, staged: Staged) -> str:
                 lines.append(f"{simd}        for (long i = 0; i < p; i++) {{\n{body}        }}\n")
             lines.append("    }\n")
     paired = in_domain(staged.tables, "jl")
-    lines.append(f"{simd}    for (long q = 0; q < m; q++) {{\n{assign(paired, 'q', ' ' * 8)}        acc[q] = 0.0;\n    }}\n")
+    lines.append(
+        f"{simd}    for (long q = 0; q < m; q++) {{\n{assign(paired, 'q', ' ' * 8)}        acc[q] = 0.0;\n    }}\n"
+    )
     for unit, first, end in (("u", first_a, end_b), ("a", first_a, end_a), ("b", first_b, end_b)):
         tables = in_domain(staged.tables, f"jl{unit}")
         if tables:
@@ -171,7 +177,9 @@ def _block(name: str, staged: Staged) -> str:
             )
     start_b = "a" if symmetric else first_b
     weight = "(a == b ? v[a]*v[a] : 2.0*v[a]*v[b])" if symmetric else "2.0*v[a]*v[b]"
-    lines.append(f"    for (long a = {first_a}; a < {end_a}; a++) {{\n    for (long b = {start_b}; b < {end_b}; b++) {{\n")
+    lines.append(
+        f"    for (long a = {first_a}; a < {end_a}; a++) {{\n    for (long b = {start_b}; b < {end_b}; b++) {{\n"
+    )
     lines.append(f"        const double weight = {weight};\n")
     for table in in_domain(staged.tables, "ab"):
         lines.append(f"        const double {table.name} = {value(table.expr)};\n")

@@ -35,7 +35,9 @@ def module(programs: KernelPrograms, header: str) -> str:
     """Return the source of the module; ``header`` is a comment that says where it comes from."""
     printer = _Printer()
     pieces = [_pointwise(printer, name, expr) for name, expr in programs.pointwise.items()]
-    pieces += [function(printer, program) for program in (*programs.expectations.values(), *programs.diffusion.values())]
+    pieces += [
+        function(printer, program) for program in (*programs.expectations.values(), *programs.diffusion.values())
+    ]
     imports = "".join(
         f"from {name} import {', '.join(sorted(functions))}\n"
         for name, functions in sorted(printer.module_imports.items())

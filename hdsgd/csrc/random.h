@@ -19,7 +19,7 @@ static double hdsgd_edge[HDSGD_LAYERS + 1];   /* right edges of the layers, decr
 static double hdsgd_height[HDSGD_LAYERS + 1]; /* exp(-edge^2/2) */
 static double hdsgd_width[HDSGD_LAYERS];      /* edge * 2^-52: from a signed 53-bit integer to the layer */
 
-void hdsgd_init(void) /* once, before anything is drawn */
+static __attribute__((constructor)) void hdsgd_layers(void) /* when the object is loaded */
 {
     hdsgd_edge[0] = HDSGD_AREA / exp(-0.5 * HDSGD_TAIL * HDSGD_TAIL);
     hdsgd_edge[1] = HDSGD_TAIL;

@@ -1,1 +1,1 @@
-"""Data that ships with the package: the published starting points."""
+"""Data that ships with the package: the published start of the escape experiment and its published exit times."""

@@ -1,0 +1,329 @@
+"""``hdsgd solve``, ``sde`` and ``simulate``: run a solver, say how it went, save and draw."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import Solution, Status, simulate, solve_ode, solve_sde
+from .. import _ode as ode_module
+from .. import _simulate as simulate_module
+from ._options import Begin, add_files, add_problem, add_solver, add_start, add_times, begin, files, stop, times
+from ._shell import Commands, Parser, command, default, draw, emit, lines, number, progress
+
+__all__ = ["add"]
+
+_SOLVE = """\
+Solve the deterministic limit of high dimension, the ODE of the overlaps Q and M, in
+the time t = nu*gamma/(p*d), from one start.
+"""
+
+_SDE = """\
+Paths of the diffusion that the overlaps follow at large finite d, by Euler-Maruyama
+steps, in the time t = nu*gamma/(p*d). Available for p = k = 1 and polynomial
+activations of degree at most 4; simulate is exact and has no such limits.
+"""
+
+_SIMULATE = """\
+Simulate one-pass SGD at finite input dimension d: exactly in law by the Markov chain
+of the overlaps, at a cost per step that does not depend on d, or with explicit
+weights. Time is t = nu*gamma/(p*d) after nu steps; alpha = nu/d samples per
+dimension.
+"""
+
+_CODES = """\
+exit code: 0 also when a run diverges or does not exit (the status says so), 1 when
+the integrator fails, 2 on bad input.
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the three commands."""
+    parser = _command(
+        commands,
+        "solve",
+        _solve,
+        "solve the ODE of the overlaps (limit of high dimension)",
+        _SOLVE,
+        [
+            "hdsgd solve -p 4 -k 2 -d 1000 --t-max 20 --seed 1",
+            "hdsgd solve --activation quadratic --gamma 0.1 --spherical -d 3000 --t-max 5 --exit-T 0.01 --out run.npz",
+        ],
+    )
+    add_start(parser, ensemble=False)
+    add_times(parser, own_steps=True)
+    group = add_solver(parser, solve_ode)
+    for name, text in (("rtol", "relative"), ("atol", "absolute")):
+        group.add_argument(
+            f"--{name}",
+            type=number,
+            default=default(solve_ode, name),
+            help=f"{text} accuracy of Q and M (default: %(default)s)",
+        )
+    group.add_argument(
+        "--method",
+        choices=ode_module.METHODS,
+        default=default(solve_ode, "method"),
+        help="of scipy; auto is DOP853, changing to Radau where the equations are stiff (default: %(default)s)",
+    )
+    add_files(parser)
+
+    parser = _command(
+        commands,
+        "sde",
+        _sde,
+        "paths of the diffusion of the overlaps at large finite d",
+        _SDE,
+        ["hdsgd sde --activation quadratic --gamma 0.1 --spherical -d 3000 --t-max 4 --exit-T 0.1 --replicas 50"],
+    )
+    add_start(parser, ensemble=True)
+    add_times(parser, own_steps=False)
+    group = add_solver(parser, solve_sde)
+    group.add_argument(
+        "--dt", type=number, default=default(solve_sde, "dt"), help="largest time step (default: %(default)s)"
+    )
+    add_files(parser)
+
+    parser = _command(
+        commands,
+        "simulate",
+        _simulate,
+        "simulate SGD at finite d, exactly in law or with explicit weights",
+        _SIMULATE,
+        [
+            "hdsgd simulate -p 4 -k 2 -d 1000 --t-max 5 --replicas 20 --seed 1 --out runs.npz",
+            "hdsgd simulate --activation 'x**2' --gamma 0.1 --spherical -d 500 --t-max 2 --method weights",
+        ],
+    )
+    add_start(parser, ensemble=True)
+    add_times(parser, own_steps=False)
+    group = add_solver(parser, simulate)
+    group.add_argument(
+        "--method",
+        choices=simulate_module.METHODS,
+        default=default(simulate, "method"),
+        help="the chain of the overlaps (needs d >= p + k) or explicit weights (default: %(default)s)",
+    )
+    add_files(parser)
+
+
+def _command(commands: Commands, name: str, run: Any, summary: str, description: str, examples: list[str]) -> Parser:
+    parser = command(commands, name, run, summary=summary, description=description, examples=examples, notes=_CODES)
+    add_problem(parser)
+    return parser
+
+
+def _solve(args: argparse.Namespace) -> int:
+    files(args)
+    start = begin(args, ensemble=False)
+    with progress("solve") as report:
+        sol = solve_ode(
+            start.problem,
+            start.state,
+            args.t_max,
+            times=times(args),
+            stop=stop(args),
+            rtol=args.rtol,
+            atol=args.atol,
+            method=args.method,
+            backend=args.backend,
+            progress=report,
+        )
+    return _finish(args, "solve", start, sol)
+
+
+def _sde(args: argparse.Namespace) -> int:
+    files(args)
+    start = begin(args, ensemble=True)
+    assert start.d is not None
+    with progress("sde") as report:
+        sol = solve_sde(
+            start.problem,
+            start.state,
+            args.t_max,
+            d=start.d,
+            dt=args.dt,
+            replicas=args.replicas,
+            rng=start.seed,
+            times=times(args),
+            stop=stop(args),
+            backend=args.backend,
+            progress=report,
+        )
+    return _finish(args, "sde", start, sol)
+
+
+def _simulate(args: argparse.Namespace) -> int:
+    files(args)
+    start = begin(args, ensemble=True)
+    with progress("simulate") as report:
+        sol = simulate(
+            start.problem,
+            start.state,
+            args.t_max,
+            d=start.d,
+            replicas=args.replicas,
+            rng=start.seed,
+            times=times(args),
+            stop=stop(args),
+            method=args.method,
+            backend=args.backend,
+            progress=report,
+        )
+    return _finish(args, "simulate", start, sol)
+
+
+def _finish(args: argparse.Namespace, name: str, start: Begin, sol: Solution) -> int:
+    """Save, draw and report a solution."""
+    out, plot = files(args)
+    if out is not None:
+        sol.save(out)
+    if plot is not None:
+        draw(sol.plot(), plot)
+    written = [path for path in (out, plot) if path is not None]
+    final, exits = _final(sol), _exits(sol)
+    codes, counts = np.unique(sol.status, return_counts=True)
+    document: dict[str, Any] = {
+        "command": name,
+        "problem": dataclasses.asdict(sol.problem),
+        "start": start.text,
+        "p": sol.p,
+        "k": sol.k,
+        "d": start.d,
+        "seed": None if start.seed is None else str(start.seed),
+        "replicas": sol.replicas,
+        "t_max": args.t_max,
+        "stop": None if sol.stop is None else dataclasses.asdict(sol.stop),
+        "method": sol.method,
+        "final": final,
+        "exit": exits,
+        "status": {Status(int(code)).name: int(count) for code, count in zip(codes, counts, strict=True)},
+        "message": sol.message,
+        "t": sol.t,
+        **({"risk": sol.risk} if sol.replicas is None else {}),
+        "stats": dict(sol.stats),
+        "versions": dict(sol.versions),
+        "files": written,
+    }
+    rows = [
+        ("problem", _problem(sol)),
+        ("start", _start(start, sol)),
+        ("time", _time(args, sol)),
+        ("solver", _solver(sol)),
+        ("final risk", _final_text(sol, final)),
+        *([] if exits is None else [("exit time", _exit_text(sol, exits, args.t_max))]),
+        ("status", _status(sol)),
+        *([("written", ", ".join(map(str, written)))] if written else []),
+    ]
+    emit(args, document, lines(rows))
+    return 1 if np.any(np.asarray(sol.status) == Status.FAILED) else 0
+
+
+def _mean(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean and its standard error; NaN where there are too few values."""
+    mean = float(values.mean()) if values.size else np.nan
+    error = float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else np.nan
+    return mean, error
+
+
+def _final(sol: Solution) -> dict[str, Any]:
+    """The last stored time: over the replicas that are still running there."""
+    if not sol.t.size:
+        return {"t": None, "risk": None, "standard_error": None, "runs": 0}
+    if sol.replicas is None:
+        last = {"t": sol.t[-1], "alpha": sol.alpha[-1], "risk": sol.risk[-1], "standard_error": None, "runs": 1}
+        return {**last, "Q": sol.Q[-1], "M": sol.M[-1]}
+    running = sol.risk[:, -1][np.isfinite(sol.risk[:, -1])]
+    mean, error = _mean(running)
+    return {"t": sol.t[-1], "alpha": sol.alpha[-1], "risk": mean, "standard_error": error, "runs": running.size}
+
+
+def _exits(sol: Solution) -> dict[str, Any] | None:
+    """Statistics of the exit times; the median counts censored runs as later than all others."""
+    if sol.stop is None:
+        return None
+    every = np.atleast_1d(np.asarray(sol.exit_time, dtype=float))
+    seen = every[np.isfinite(every)]
+    mean, error = _mean(seen)
+    status = np.atleast_1d(np.asarray(sol.status))
+    diverged = int(np.count_nonzero((status == Status.DIVERGED) | (status == Status.FAILED)))
+    ranked = np.sort(np.where(np.isfinite(every), every, np.inf))
+    middle = ranked[[(every.size - 1) // 2, every.size // 2]]
+    return {
+        "mean": mean,
+        "standard_error": error,
+        "median": float(middle.mean()),
+        "exited": int(seen.size),
+        "censored": int(every.size - seen.size) - diverged,
+        "diverged": diverged,
+        "times": every,
+    }
+
+
+def _problem(sol: Solution) -> str:
+    problem = sol.problem
+    pair = str(problem.student)
+    if problem.teacher.formula != problem.student.formula:
+        pair = f"student {pair}, teacher {problem.teacher}"
+    shape = "on the sphere" if problem.spherical else "weights free"
+    return f"{pair}; gamma = {problem.gamma:g}, Delta = {problem.Delta:g}, {shape}"
+
+
+def _start(start: Begin, sol: Solution) -> str:
+    parts = [start.text, f"p = {sol.p}", f"k = {sol.k}"]
+    parts += [f"d = {start.d}"] if start.d is not None else []
+    parts += [f"seed {start.seed}"] if start.seed is not None else []
+    return ", ".join(parts)
+
+
+def _time(args: argparse.Namespace, sol: Solution) -> str:
+    return f"t = nu*gamma/(p*d) up to {args.t_max:g}, stored at {sol.t.size} point{'' if sol.t.size == 1 else 's'}"
+
+
+def _solver(sol: Solution) -> str:
+    stats = sol.stats
+    runs = "" if sol.replicas is None else f", {sol.replicas} replicas"
+    details = {"backend": "backend {}", "rtol": "rtol {:g}", "atol": "atol {:g}", "dt": "dt {:g}", "steps": "{} steps"}
+    shown = [text.format(stats[key]) for key, text in details.items() if key in stats]
+    return f"{sol.method}{runs}, {', '.join(shown)}, {stats['wall_time']:.2g} s"
+
+
+def _final_text(sol: Solution, final: dict[str, Any]) -> str:
+    if not final["runs"]:
+        return "none: no replica is running at the last stored time"
+    at = f"at t = {final['t']:.6g}, alpha = {final['alpha']:.6g}"
+    if sol.replicas is None:
+        return f"{final['risk']:.6g} {at}"
+    runs = f"mean of the {final['runs']} replicas running there"
+    return f"{final['risk']:.6g}{_plus_minus(final['standard_error'])} {at} ({runs})"
+
+
+def _exit_text(sol: Solution, exits: dict[str, Any], t_max: float) -> str:
+    missing = f"{exits['censored']} censored at t = {t_max:g}" if exits["censored"] else ""
+    if exits["diverged"]:
+        missing += f"{', ' if missing else ''}{exits['diverged']} diverged"
+    if sol.replicas is None:
+        return f"{exits['mean']:.6g}" if exits["exited"] else f"none: {missing}"
+    total = len(exits["times"])
+    if not exits["exited"]:
+        return f"none of the {total} replicas exited: {missing}"
+    mean = f"{exits['mean']:.6g}{_plus_minus(exits['standard_error'])}"
+    median = f", median {exits['median']:.6g}" if np.isfinite(exits["median"]) else ""
+    if missing:
+        return f"{mean} (mean of the {exits['exited']} of {total} replicas that exited; {missing}){median}"
+    return f"{mean} (mean of all {total} replicas){median}"
+
+
+def _status(sol: Solution) -> str:
+    """The message, without its pointers to attributes that only Python users have."""
+    reason = f" The integrator says: {sol.stats['reason']}" if "reason" in sol.stats else ""
+    return re.sub(r"(; see | \(see )sol\.\w+\)?", "", sol.message) + reason
+
+
+def _plus_minus(error: float) -> str:
+    return f" ± {error:.2g}" if np.isfinite(error) else ""

@@ -1,0 +1,193 @@
+"""What all commands share: the parser, types of arguments, output, files and the progress bar."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import inspect
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+__all__ = [
+    "Commands",
+    "Parser",
+    "command",
+    "default",
+    "draw",
+    "emit",
+    "folder_for",
+    "lines",
+    "number",
+    "output",
+    "progress",
+    "say",
+    "size",
+    "whole",
+]
+
+FIGURES = (".png", ".pdf", ".svg")
+SOLUTIONS = (".npz", ".nc")
+
+Run: TypeAlias = Callable[[argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like all others.
+
+    Options cannot be abbreviated, so that adding one never changes what a script means.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        if sys.version_info >= (3, 14):
+            options.setdefault("suggest_on_error", True)
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the arguments; `main` prints the message and returns 2."""
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+
+def command(
+    commands: Commands, name: str, run: Run, *, summary: str, description: str, examples: Sequence[str], notes: str = ""
+) -> Parser:
+    """Add a command with its help and the option ``--json``."""
+    listed = "".join(f"  {example}\n" for example in examples)
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=f"{'example' if len(examples) == 1 else 'examples'}:\n{listed}{notes and chr(10)}{notes}",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help="print JSON on standard output, and nothing else there")
+    return parser
+
+
+def default(function: Callable[..., Any], name: str) -> Any:
+    """The default of a public function's parameter: the command line must not have another."""
+    return inspect.signature(function).parameters[name].default
+
+
+def number(text: str) -> float:
+    """A real number, as the type of an argument."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def whole(text: str) -> int:
+    """A whole number; 1e4 is one, too."""
+    with contextlib.suppress(ValueError):
+        return int(text)
+    with contextlib.suppress(ValueError, OverflowError):
+        if float(text).is_integer():
+            return int(float(text))
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+
+
+def say(text: str) -> None:
+    """One line on standard error."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        print(f"hdsgd: {' '.join(text.split())}", file=sys.stderr)
+
+
+def emit(args: argparse.Namespace, document: Mapping[str, Any], text: str) -> None:
+    """The result of a command on standard output: JSON (NaN as null) or text."""
+    if not args.json:
+        print(text.rstrip())
+        return
+    entries = (f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in _plain(document).items())
+    print("{\n" + ",\n".join(entries) + "\n}")  # one entry a line: long arrays stay readable
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # numpy, without importing it
+        value = value.tolist()
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def lines(entries: Sequence[tuple[str, str]]) -> str:
+    """Labelled lines, aligned."""
+    width = max(len(label) for label, _ in entries)
+    return "\n".join(f"{label:<{width}}  {text}".rstrip() for label, text in entries)
+
+
+def size(count: int) -> str:
+    """A number of bytes for people."""
+    power = min(len(str(count)) - 1, 11) // 3
+    return f"{count / 1000**power:.1f} {('', 'k', 'M', 'G')[power]}B" if power else f"{count} B"
+
+
+def output(option: str, value: str | None, endings: Sequence[str]) -> Path | None:
+    """Check where a result will be written before the work starts."""
+    if value is None:
+        return None
+    path = Path(value)
+    listed = ", ".join(endings)
+    if path.suffix not in endings:
+        raise ValueError(f"{option} {value}: the name of the file must end in {listed}")
+    if path.is_dir():
+        raise ValueError(f"{option} {value} is a folder; add the name of a file")
+    folder_for(option, path)
+    if endings == FIGURES and importlib.util.find_spec("matplotlib") is None:
+        raise ValueError(f"{option} needs matplotlib; install it with: pip install 'hdsgd[plot]'")
+    if path.suffix == ".nc":
+        for name in ("xarray", "h5netcdf"):
+            if importlib.util.find_spec(name) is None:
+                raise ValueError(f"{option} {value} needs {name}; install it with: pip install 'hdsgd[data]'")
+    return path
+
+
+def folder_for(option: str, path: Path) -> None:
+    """Refuse a path whose folder is missing or cannot be written."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise ValueError(f"{option} {path}: the folder {folder} does not exist; create it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{option} {path}: the folder {folder} cannot be written; choose another")
+
+
+def draw(figure: Any, path: Path) -> None:
+    """Write a figure so that nobody sees half of it."""
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        figure.savefig(partial, dpi=150)
+        partial.replace(path)
+
+
+@contextlib.contextmanager
+def progress(label: str) -> Iterator[Callable[[float], None] | None]:
+    """A function to report the fraction done to: a bar on a terminal, for work over a second; otherwise None."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    layout = "{desc}: {percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
+    with tqdm(total=1.0, desc=label, delay=1.0, leave=False, miniters=0, bar_format=layout, file=sys.stderr) as bar:
+
+        def report(fraction: float) -> None:
+            bar.update(max(min(fraction, 1.0) - bar.n, 0.0))
+
+        yield report

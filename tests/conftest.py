@@ -1,0 +1,49 @@
+"""Reference data shared by the tests."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DATA = Path(__file__).parent / "data"
+
+
+def _json(name):
+    return json.loads((DATA / name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def integrals():
+    """Twenty-digit values of the Gaussian expectations."""
+    return _json("integrals.json")
+
+
+@pytest.fixture(scope="session")
+def risks():
+    """Excess risks at random overlaps."""
+    return _json("risks.json")
+
+
+@pytest.fixture(scope="session")
+def diffusions():
+    """Exact covariances of one-step increments."""
+    return _json("diffusion.json")
+
+
+@pytest.fixture(scope="session")
+def published():
+    """Starts and exit times published with the escape experiment."""
+    return _json("published_exit_times.json")
+
+
+@pytest.fixture(scope="session")
+def trajectories():
+    """Settings and arrays of trajectories from published right-hand sides."""
+    settings = _json("trajectories.json")
+    with np.load(DATA / "trajectories.npz") as arrays:
+        values = dict(arrays)
+    return {
+        name: (entry, {key.split("/")[1]: value for key, value in values.items() if key.startswith(f"{name}/")})
+        for name, entry in settings.items()
+    }

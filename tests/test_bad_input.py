@@ -1,0 +1,137 @@
+"""Bad input: a ValueError or TypeError whose one sentence names what is wrong and the remedy."""
+
+import numpy as np
+import pytest
+
+import hdsgd
+from hdsgd import Dynamics, Exit, Overlaps, Problem, Weights
+
+I2 = np.eye(2)
+
+
+def start():
+    return Overlaps.random(2, 1, 50, rng=0)
+
+
+def problem(**kwargs):
+    return Problem("quadratic", gamma=0.1, **kwargs)
+
+
+def path():
+    return hdsgd.solve_ode(problem(), start(), 0.1)
+
+
+BAD = {
+    # the state
+    "indefinite Q": (lambda: Overlaps([[1.0, 2.0], [2.0, 1.0]], [[0.0], [0.0]], [[1.0]]), "positive semidefinite"),
+    "asymmetric Q": (lambda: Overlaps([[1.0, 0.2], [0.1, 1.0]], [[0.0], [0.0]], [[1.0]]), r"symmetric.*Q\.T"),
+    "asymmetric P": (lambda: Overlaps([[1.0]], [[0.0, 0.0]], [[1.0, 0.2], [0.1, 1.0]]), r"symmetric.*P\.T"),
+    "M too large": (lambda: Overlaps([[1.0]], [[1.1]], [[1.0]]), "positive semidefinite.*from_weights"),
+    "indefinite P": (lambda: Overlaps([[1.0]], [[0.0]], [[-1.0]]), "positive semidefinite"),
+    "one indefinite replica": (
+        lambda: Overlaps(np.ones((2, 1, 1)), [[[0.5]], [[1.5]]], [[1]]),
+        "positive semidefinite",
+    ),
+    "NaN in M": (lambda: Overlaps(I2, [[np.nan], [0.0]], [[1.0]]), "M has entries that are not finite"),
+    "infinity in Q": (lambda: Overlaps([[np.inf]], [[0.0]], [[1.0]]), "Q has entries that are not finite"),
+    "Q of another width": (lambda: Overlaps(I2, [[0.0]], [[1.0]]), r"Q must be \(p, p\) = \(1, 1\)"),
+    "P of another width": (lambda: Overlaps(I2, np.zeros((2, 3)), I2), r"P must be \(k, k\) = \(3, 3\)"),
+    "M as a vector": (lambda: Overlaps([[1.0]], [0.1], [[1.0]]), r"M must have shape \(p, k\)"),
+    "Q as a number": (lambda: Overlaps(1.0, 0.1, 1.0), r"Q must have shape \(p, p\)"),
+    "P per replica": (lambda: Overlaps(I2, np.zeros((2, 1)), np.ones((3, 1, 1))), "the teacher is shared"),
+    "replica axes differ": (lambda: Overlaps(np.ones((2, 1, 1)), np.zeros((3, 1, 1)), [[1.0]]), "leading replica axes"),
+    "no replicas": (lambda: Overlaps(np.ones((0, 1, 1)), np.zeros((0, 1, 1)), [[1.0]]), "Q must have shape"),
+    "a of another width": (lambda: Overlaps(I2, np.zeros((2, 1)), [[1.0]], a=[1, 1, 1]), "one entry per student unit"),
+    "a_star of another width": (lambda: Overlaps(I2, np.zeros((2, 1)), [[1.0]], a_star=[1, 1]), "per teacher unit"),
+    "complex Q": (lambda: Overlaps([[1j]], [[0.0]], [[1.0]]), "Q must be a real array"),
+    "text as Q": (lambda: Overlaps("Q", [[0.0]], [[1.0]]), "Q must be a real array"),
+    "a ragged list": (lambda: Overlaps([[1.0, 0.0], [0.0]], [[0.0]], [[1.0]]), "rectangular"),
+    "a masked array": (lambda: Overlaps(np.ma.array([[1.0]], mask=True), [[0.0]], [[1.0]]), "masked"),
+    "None as M": (lambda: Overlaps([[1.0]], None, [[1.0]]), "M (must be a real array|must have shape)"),
+    "weights of different d": (lambda: Weights(np.ones((2, 5)), np.ones((1, 4))), "same number of columns"),
+    "W_star per replica": (lambda: Weights(np.ones((2, 5)), np.ones((3, 1, 5))), r"W_star must have shape \(k, d\)"),
+    "random with d < k": (lambda: Overlaps.random(1, 5, 4), "d must be at least 5"),
+    "random with p = 0": (lambda: Overlaps.random(0, 1, 4), "p must be at least 1"),
+    "random with p = 1.5": (lambda: Overlaps.random(1.5, 1, 4), "p must be an integer"),
+    "random with replicas = 0": (lambda: Overlaps.random(1, 1, 4, replicas=0), "replicas must be at least 1"),
+    "negative rng": (lambda: Overlaps.random(1, 1, 4, rng=-1), "rng must be an integer >= 0"),
+    "rng as text": (lambda: Overlaps.random(1, 1, 4, rng="seed"), "default_rng"),
+    "RandomState as rng": (lambda: Overlaps.random(1, 1, 4, rng=np.random.RandomState(0)), "default_rng"),
+    # the problem
+    "negative Delta": (lambda: Problem(Delta=-0.1), "Delta must be finite and >= 0"),
+    "negative gamma": (lambda: Problem(gamma=-1.0), "gamma must be finite and >= 0"),
+    "NaN gamma": (lambda: Problem(gamma=np.nan), "gamma must be finite"),
+    "gamma as text": (lambda: Problem(gamma="0.1"), "gamma must be a real number"),
+    "gamma as a list": (lambda: Problem(gamma=[0.1, 0.2]), "gamma must be a real number"),
+    "spherical as text": (lambda: Problem(spherical="False"), "spherical must be True or False"),
+    "a misspelt activation": (lambda: Problem("quadratik"), "quadratic"),
+    "code as an activation": (lambda: Problem("__import__('os').system('true')"), "."),
+    "an activation that is no text": (lambda: Problem(np.tanh), "."),
+    "mini-batches": (lambda: Problem(batch_size=8), "not available in this version"),
+    # the solvers
+    "negative t_max": (lambda: hdsgd.solve_ode(problem(), start(), -1.0), "t_max must be finite and >= 0"),
+    "infinite t_max": (lambda: hdsgd.solve_ode(problem(), start(), np.inf), "t_max must be finite"),
+    "times beyond t_max": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, times=[0, 2]), "increase t_max"),
+    "negative times": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, times=[-1, 0]), r"must lie in \[0, t_max\]"),
+    "unsorted times": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, times=[0.5, 0.2]), "strictly increasing"),
+    "NaN in times": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, times=[0.5, np.nan]), "times has entries"),
+    "no times": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, times=[]), r"times must have shape \(n,\)"),
+    "an unknown backend": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, backend="cuda"), "'auto', 'c', 'numpy'"),
+    "a misspelt method": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, method="dop835"), "Did you mean 'DOP853'"),
+    "rtol of 0": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, rtol=0), "rtol must be finite and > 0"),
+    "negative atol": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, atol=-1e-9), "atol must be finite and >= 0"),
+    "a number as stop": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, stop=0.01), r"stop=hdsgd\.Exit\(T=0\.01\)"),
+    "an ensemble for the ODE": (
+        lambda: hdsgd.solve_ode(problem(), Overlaps.random(2, 1, 50, rng=0, replicas=3), 1.0),
+        r"state\.replica\(i\)",
+    ),
+    "weights for the ODE": (
+        lambda: hdsgd.solve_ode(problem(), Weights(np.ones((1, 3)), np.ones((1, 3))), 1.0),
+        r"weights\.overlaps\(\)",
+    ),
+    "an array as state": (lambda: hdsgd.solve_ode(problem(), I2, 1.0), r"Overlaps\(Q, M, P\)"),
+    "a name as problem": (lambda: hdsgd.solve_ode("erf", start(), 1.0), r"Problem\('erf'\)"),
+    "a start off the sphere": (
+        lambda: hdsgd.solve_ode(problem(spherical=True), Overlaps([[1.1]], [[0.1]], [[1.0]]), 1.0),
+        "rescale the rows of W",
+    ),
+    "the SDE off the sphere": (
+        lambda: hdsgd.solve_sde(problem(spherical=True), Overlaps([[1.1]], [[0.1]], [[1.0]]), 1.0, d=100),
+        "rescale the rows of W",
+    ),
+    "the SDE without d": (lambda: hdsgd.solve_sde(problem(), start(), 1.0), "'d'"),
+    "dt of 0": (lambda: hdsgd.solve_sde(problem(), start(), 1.0, d=100, dt=0.0), "dt must be finite and > 0"),
+    "d of 0": (lambda: hdsgd.solve_sde(problem(), start(), 1.0, d=0), "d must be at least 1"),
+    "simulation without d": (lambda: hdsgd.simulate(problem(), start(), 1.0), r"\bd\b"),
+    "simulation with d < p + k": (lambda: hdsgd.simulate(problem(), start(), 1.0, d=2), r"\bd\b"),
+    "simulation by an unknown method": (lambda: hdsgd.simulate(problem(), start(), 1.0, d=50, method="w"), "'weights'"),
+    "dynamics of another type": (lambda: Dynamics("erf"), "Problem"),
+    "risk of an array": (lambda: Dynamics(problem()).risk(I2), "Overlaps"),
+    # exits and files
+    "an exit without a level": (lambda: Exit(), "exactly one of T"),
+    "an exit with two levels": (lambda: Exit(T=0.1, level=0.1), "exactly one of T"),
+    "T of 1": (lambda: Exit(T=1.0), "0 < T < 1"),
+    "a level of 0": (lambda: Exit(level=0.0), "level must be finite and > 0"),
+    "loading a text file": (lambda: hdsgd.load(__file__), "not a solution saved by hdsgd"),
+    "loading what is not there": (lambda: hdsgd.load("nowhere.npz"), "no file"),
+    "saving as .csv": (lambda: path().save("path.csv"), r"\.npz or \.nc"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_names_the_remedy(case):
+    call, message = BAD[case]
+    with pytest.raises((ValueError, TypeError), match=message) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text
+    assert len(text) < 400
+    assert "object at 0x" not in text
+
+
+def test_code_is_never_run(tmp_path):
+    target = tmp_path / "touched"
+    for text in (f"open({str(target)!r}, 'w')", f"__import__('pathlib').Path({str(target)!r}).touch()"):
+        with pytest.raises((ValueError, TypeError)):
+            Problem(text)
+    assert not target.exists()

@@ -1,0 +1,111 @@
+"""The checked-in kernels are what the derivations emit, and drift is found."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hdsgd
+from hdsgd import _bridge
+from hdsgd.derivations import generate as derivation
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A copy of generated/ that tests may damage."""
+    root = tmp_path / "generated"
+    shutil.copytree(_bridge.generated_dir(), root)
+    monkeypatch.setattr(_bridge, "generated_dir", lambda: root)
+    return root
+
+
+def test_checked_in_kernels_have_not_drifted():
+    assert _bridge.generate_builtins(check=True) == []
+
+
+def test_every_built_in_is_checked_in():
+    folders = {path.name for path in _bridge.generated_dir().iterdir() if (path / "manifest.json").is_file()}
+    assert folders == set(_bridge.builtins())
+
+
+def test_a_changed_file_is_found(copy):
+    path = copy / "erf" / "noise.c"
+    path.write_text(path.read_text().replace("0.4052847345693511", "0.4052847345693512"))
+    assert _bridge.generate_builtins(check=True) == ["erf/noise.c differs"]
+
+
+def test_a_missing_and_a_stray_folder_are_found(copy):
+    shutil.rmtree(copy / "he3")
+    shutil.copytree(copy / "he2", copy / "other")
+    found = " ".join(_bridge.generate_builtins(check=True))
+    assert "he3: kernel.py" in found
+    assert "other: no such built-in" in found
+
+
+def test_values_are_compared_under_another_sympy(copy):
+    for name in ("erf", "quadratic"):
+        manifest = json.loads((copy / name / "manifest.json").read_text())
+        (copy / name / "manifest.json").write_text(json.dumps({**manifest, "sympy": "0.0"}))
+    path = copy / "quadratic" / "kernel.py"
+    path.write_text(path.read_text().replace("return C11*C22 + 2*C12**2", "return C11*C22 + 3*C12**2"))
+    assert _bridge.generate_builtins(check=True) == ["quadratic/kernel.py: I2 changed its value"]
+
+
+def test_rewriting_restores_the_same_bytes(copy):
+    before = {path.relative_to(copy): path.read_bytes() for path in copy.rglob("*.*") if path.is_file()}
+    (copy / "linear" / "kernel.py").write_text("broken")
+    _bridge.generate_builtins(check=False)
+    after = {path.relative_to(copy): path.read_bytes() for path in copy.rglob("*.*") if path.is_file()}
+    assert after == before
+
+
+def test_text_does_not_depend_on_the_hash_seed():
+    code = (
+        "import sys; from hdsgd.derivations.generate import render\n"
+        "for s, t in (('erf(x) + x/10', 'erf(x) + x/10'), ('erf(x/sqrt(2))', 'x**3 - 3*x')):\n"
+        "    sys.stdout.write(''.join(render(s, t).files.values()))\n"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed})
+        for seed in ("1", "2")
+    ]
+    assert runs[0].stdout == runs[1].stdout
+    assert len(runs[0].stdout) > 10_000
+
+
+def test_generate_writes_and_reports(tmp_path):
+    report = hdsgd.generate("erf(x/2) + x**2", out=tmp_path / "mine")
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == set(derivation.FILES)
+    assert max(report.errors.values()) < 1e-9
+    assert "I4" in str(report)
+
+
+def test_a_name_is_known_from_then_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("HDSGD_CACHE_DIR", str(tmp_path))
+    hdsgd.generate("erf(x) + 0.1*x", name="mine")
+    problem = hdsgd.Problem("mine", gamma=0.5)
+    assert problem.student.formula == hdsgd.Activation("erf(x) + 0.1*x").formula
+    state = hdsgd.Overlaps.random(2, 1, 30, rng=0)
+    assert np.all(np.isfinite(hdsgd.Dynamics(problem, "numpy").drift(state).dQ))
+    with pytest.raises(ValueError, match="already stands for"):
+        hdsgd.generate("x**2 + x", name="mine")
+    with pytest.raises(ValueError, match="already stands for"):
+        hdsgd.generate("x**2 + x", name="erf")
+
+
+def test_nothing_is_written_for_what_does_not_close(tmp_path):
+    with pytest.raises(ValueError, match="4 signs"):
+        hdsgd.generate("x*erf(x)", out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("style", ["text", "markdown", "latex"])
+def test_documents(style):
+    text = _bridge.document("x ** 2", "x ** 2", style)
+    assert ("4*M_js*M_ls" if style == "text" else "4 M_{js} M_{ls}") in text
+    assert Path(_bridge.generated_dir()).is_dir()
