@@ -27,7 +27,7 @@ _SHORT = 6
 
 @dataclass(frozen=True)
 class Equation:
-    """One line: left-hand sides and templates of the right-hand side in text and LaTeX, and what fills the templates."""
+    """One line: left-hand sides, templates of the right-hand side, and what fills the templates."""
 
     text: str
     latex: str
@@ -104,7 +104,10 @@ def inline(program: Program) -> Expr:
 
 
 _TEXT_GRADIENT = "a_j [Σ_s (a*_s/k) ({0}) − Σ_m (a_m/p) ({1})]"
-_LATEX_GRADIENT = r"a_j \Bigl[\sum_{{s=1}}^k \frac{{a^*_s}}{{k}} \bigl({0}\bigr) - \sum_{{m=1}}^p \frac{{a_m}}{{p}} \bigl({1}\bigr)\Bigr]"
+_LATEX_GRADIENT = (
+    r"a_j \Bigl[\sum_{{s=1}}^k \frac{{a^*_s}}{{k}} \bigl({0}\bigr)"
+    r" - \sum_{{m=1}}^p \frac{{a_m}}{{p}} \bigl({1}\bigr)\Bigr]"
+)
 
 
 def _equations_of_motion(programs: KernelPrograms) -> Iterator[Section]:

@@ -3,8 +3,8 @@
 Input
     The formulas of student and teacher.
 Output
-    :class:`Rendered`: the texts of ``kernel.py``, ``pointwise.h``, ``pairs.h``, ``noise.c`` and ``manifest.json``, with the
-    certificates of the verification that they passed.
+    :class:`Rendered`: the texts of ``kernel.py``, ``pointwise.h``, ``pairs.h``, ``noise.c`` and ``manifest.json``, with
+    the certificates of the verification that they passed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """hdsgd: exact high-dimensional dynamics of one-pass SGD in two-layer networks.
 
-From the formula of an activation hdsgd derives the Gaussian expectations of the theory, compiles them, and solves: ODEs,
-SDEs, exit times, and the exact finite-d simulation of the overlaps.
+From the formula of an activation hdsgd derives the Gaussian expectations of the theory, compiles them, and solves:
+ODEs, SDEs, exit times, and the exact finite-d simulation of the overlaps.
 
 Examples
 --------
@@ -27,8 +27,8 @@ from ._activation import Activation, activation
 from ._compiler import CompilerError
 from ._dynamics import Drift, Dynamics
 from ._errors import BackendWarning
-from ._experiment import EscapeResult, escape_experiment
 from ._expectations import Report, generate, integral
+from ._experiment import EscapeResult, escape_experiment
 from ._ode import solve_ode
 from ._overlaps import Overlaps, Weights
 from ._problem import Problem

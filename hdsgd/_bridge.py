@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -29,14 +30,16 @@ def normalise(formula: str) -> str:
     """Return a formula in canonical spelling; raises ValueError with the remedy if it is none."""
     from .derivations.parse import normalise as checked
 
-    return checked(formula)
+    return str(checked(formula))
 
 
 def generated_dir() -> Path:
     """Return the folder of the checked-in kernels of the built-in activations."""
-    from . import generated
+    return _package("generated")
 
-    return Path(generated.__path__[0])
+
+def _package(name: str) -> Path:
+    return Path(importlib.import_module(f"{__package__}.{name}").__path__[0])
 
 
 def kernel_folder(student: str, teacher: str) -> Path:
@@ -68,7 +71,7 @@ def store(folder: Path, rendered: Any) -> None:
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
     try:
         write(building, rendered)
-        os.replace(building, folder)
+        building.replace(folder)
     except OSError:
         if not (folder / "manifest.json").is_file():  # otherwise another process was first
             raise
@@ -83,9 +86,7 @@ def _kernels() -> Path:
 @cache
 def _version() -> bytes:
     """Return a hash of the derivations themselves: a changed rule must not meet an old kernel."""
-    from . import derivations
-
-    root = Path(derivations.__path__[0])
+    root = _package("derivations")
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(path.read_bytes())
@@ -97,7 +98,7 @@ def _key(student: str, teacher: str) -> str:
 
 
 def generate(student: str, teacher: str, out: Path | None) -> tuple[Any, Path]:
-    """Derive and verify a pair and write its files to ``out`` or to the user cache; return what was rendered and where."""
+    """Derive and verify a pair and write its files to ``out`` or the user cache; return them and the folder."""
     from .derivations.generate import render, write
 
     rendered = render(student, teacher)

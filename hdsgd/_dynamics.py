@@ -125,7 +125,7 @@ class Dynamics:
         return dQ, dM
 
     def diffusion(self, state: Overlaps) -> tuple[Array, tuple[str, ...]]:
-        """Return the covariance of the increments of (Q, M) per step, scaled so that dX = drift dt + √(γ/(pd)) cov^½ dB.
+        """Return the covariance per step of the increments of (Q, M): dX = drift dt + √(γ/(pd)) cov^½ dB.
 
         Parameters
         ----------
@@ -170,7 +170,7 @@ class Dynamics:
         return _unbatch(state, cov), ("Q[0,0]", "M[0,0]")
 
     def system(self, state: Overlaps) -> System:
-        """Return the equations as a function of one flat vector, for ODE solvers; ``state`` gives shapes and teacher."""
+        """Return the equations as a function of one flat vector, for ODE solvers, with the teacher of ``state``."""
         _, state = check_start(self.problem, state)
         return System(self, state)
 

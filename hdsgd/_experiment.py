@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _storage, escape
-from ._checks import choice, integer, real
+from ._checks import integer, real
 from ._ode import solve_ode
 from ._overlaps import Overlaps
 from ._plots import escape_figure

@@ -48,7 +48,8 @@ class Kernel:
     def module(self) -> ModuleType:
         """The generated numpy module."""
         spec = importlib.util.spec_from_file_location("hdsgd_kernel", self._folder / "kernel.py")
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module
@@ -99,7 +100,7 @@ class Kernel:
         return np.empty(self.library.hdsgd_work(p, k))
 
     def risk(self, Q: Array, M: Array, P: Array, a: Array, a_star: Array) -> Array:
-        """Excess risk ½E[(f* − f)²] of states with a leading axis, shape (R,); rounding can make it slightly negative."""
+        """Excess risk ½E[(f* − f)²] of states with a leading axis, shape (R,); rounding may make it negative."""
         if self.backend == "c":
             return self._compiled(Q, M, P, a, a_star, 0.0, "risk")
         Omega, v = _omega(Q, M, P), _weights(a, a_star)

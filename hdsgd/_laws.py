@@ -1,4 +1,4 @@
-"""Laws of random starts on the sphere, and expectations over them by quadrature (THEORY section 4)."""
+"""Laws of random starts on the sphere, and expectations over them by quadrature."""
 
 from __future__ import annotations
 

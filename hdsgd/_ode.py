@@ -1,4 +1,4 @@
-"""The deterministic limit: integrate the drift with scipy's solvers (THEORY section 2)."""
+"""The deterministic limit: integrate the drift with scipy's solvers."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def solve_ode(
 
     Notes
     -----
-    Source: Saad & Solla 1995; Veiga et al. 2022 (arXiv 2202.00293), equation 13.
+    Source: Saad & Solla 1995; Goldt et al. 2019 (arXiv 1906.08632); Veiga et al. 2022 (arXiv 2202.00293).
     """
     problem, state = check_start(problem, state)
     if state.replicas is not None:

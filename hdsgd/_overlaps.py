@@ -1,4 +1,4 @@
-"""Order parameters (Q, M, P) and explicit weights (THEORY section 1)."""
+"""Order parameters (Q, M, P) and explicit weights."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Overlaps:
     -----
     All arrays are read-only float64 copies; two Overlaps are equal when all their values are.
 
-    Source: Saad & Solla 1995; Veiga et al. 2022 (arXiv 2202.00293), equation 8.
+    Source: Saad & Solla 1995; Goldt et al. 2019 (arXiv 1906.08632); Veiga et al. 2022 (arXiv 2202.00293).
     """
 
     Q: Array

@@ -1,4 +1,4 @@
-"""What is learned and how: activations, learning rate, label noise, constraint (THEORY section 1)."""
+"""What is learned and how: activations, learning rate, label noise, constraint."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Problem:
     Both activations are stored as `Activation` objects, that is with their formulas: a Problem that is saved or sent to
     another machine does not depend on names known there.
 
-    Source: Arnaboldi, Krzakala, Loureiro, Stephan 2023 (arXiv 2305.18502), section 2; Veiga et al. 2022
-    (arXiv 2202.00293), equations 1-5.
+    Source: Arnaboldi, Krzakala, Loureiro, Stephan 2023 (arXiv 2305.18502); Veiga et al. 2022
+    (arXiv 2202.00293).
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The diffusion at finite d: Euler-Maruyama over all replicas at once (THEORY section 3)."""
+"""The diffusion at finite d: Euler-Maruyama over all replicas at once."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def solve_sde(
     Omega is kept positive semidefinite. A step whose noise would take some Q_jj below 0 ends the replica, as DIVERGED
     if its norm had grown, otherwise as FAILED, because dt is too large.
 
-    Source: Arnaboldi et al. 2023 (arXiv 2305.18502), section 4.
+    Source: Arnaboldi et al. 2023 (arXiv 2305.18502).
     """
     problem, state = check_start(problem, state)
     d = integer("d", d, hint="it is the input dimension")

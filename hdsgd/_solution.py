@@ -73,7 +73,7 @@ class Exit:
 
     Notes
     -----
-    Source: Arnaboldi et al. 2023 (arXiv 2305.18502), equation 11 (T); both levels are of the excess risk, R - Delta/2.
+    Source: Arnaboldi et al. 2023 (arXiv 2305.18502) for T; both levels are of the excess risk, R - Delta/2.
     """
 
     T: float | None = None

@@ -4,7 +4,7 @@ The exit time is the first t = nu*gamma/(p*d) at which the excess risk is at mos
 `first_passage` and `by_ode` serve any problem; the formulas are those of phase retrieval: student and teacher x**2,
 weights on the sphere, one teacher unit of norm sqrt(d), second layers of ones.
 
-Source: Arnaboldi, Krzakala, Loureiro, Stephan 2023, "Escaping mediocrity" (arXiv 2305.18502), section 3, for the
+Source: Arnaboldi, Krzakala, Loureiro, Stephan 2023, "Escaping mediocrity" (arXiv 2305.18502), for the
 implicit, annealed and quenched times; the corrected times, of finite d, are not in the paper.
 """
 

@@ -71,7 +71,9 @@ def test_text_does_not_depend_on_the_hash_seed():
         "    sys.stdout.write(''.join(render(s, t).files.values()))\n"
     )
     runs = [
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed})
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed}
+        )
         for seed in ("1", "2")
     ]
     assert runs[0].stdout == runs[1].stdout

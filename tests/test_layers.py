@@ -11,7 +11,7 @@ ROOT = Path(hdsgd.__file__).parent
 DERIVATIONS = ROOT.parent / "derivations" if (ROOT.parent / "derivations").is_dir() else ROOT / "derivations"
 
 LAYERS = [
-    ["_checks", "_errors", "_random", "_compiler", "_bridge", "_activation", "_overlaps", "_laws", "_storage"],
+    ["_checks", "_errors", "_random", "_compiler", "_bridge", "_activation", "_cone", "_overlaps", "_laws", "_storage"],
     ["_problem", "_kernel"],
     ["_dynamics", "_solution", "_plots", "_paths", "_expectations", "_starts"],
     ["_ode", "_sde", "_simulate", "_simulate_c", "_chain_numpy", "_weights_numpy", "_passage", "escape"],
@@ -35,7 +35,9 @@ def relative_imports(path, package):
 
 
 def runtime_files():
-    return [path for path in sorted(ROOT.rglob("*.py")) if "generated" not in path.parts and "derivations" not in path.parts]
+    return [
+        path for path in sorted(ROOT.rglob("*.py")) if "generated" not in path.parts and "derivations" not in path.parts
+    ]
 
 
 def test_every_module_has_a_layer():

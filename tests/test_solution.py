@@ -1,7 +1,9 @@
 """Solution: shapes, continuing, files, status sentences, figures."""
 
+import copy
 import dataclasses
 import json
+import multiprocessing
 import pickle
 import zipfile
 
@@ -242,3 +244,19 @@ def test_figures(tmp_path, path, ensemble):
     wide.plot().savefig(tmp_path / "wide.png")
     assert not zipfile.is_zipfile(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_every_object_survives_a_spawned_process(path, ensemble):
+    values = [
+        path,
+        ensemble,
+        path.problem,
+        Problem("x**3 - x/7", "erf"),
+        Exit(T=0.1),
+        Status.EXITED,
+        Overlaps.random(2, 1, 9, rng=0, replicas=2),
+        hdsgd.Weights(np.ones((2, 4)), np.ones((1, 4))),
+        hdsgd.activation("he3"),
+    ]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(copy.copy, values) == values

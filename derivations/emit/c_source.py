@@ -34,7 +34,8 @@ def pointwise(programs: KernelPrograms, header: str) -> str:
     """Return the C text of σ, σ' and σ*."""
     printer = CPrinter()
     functions = (
-        f"static inline double hdsgd_{name}(double x)\n{{\n    {_unused(expr, 'x')}return {printer.doprint(expr)};\n}}\n"
+        f"static inline double hdsgd_{name}(double x)\n"
+        f"{{\n    {_unused(expr, 'x')}return {printer.doprint(expr)};\n}}\n"
         for name, expr in programs.pointwise.items()
     )
     return _comment(header) + "\n" + "\n".join(functions)
@@ -63,12 +64,13 @@ def noise(programs: KernelPrograms, header: str) -> str:
     for name, staged in blocks.items():
         text += "\n" + _block(name, staged)
     sizes = [" + ".join(["m", *(_size(table) for table in _stored(staged))]) for staged in blocks.values()]
-    text += "\nstatic long noise_work(long p, long k)\n{\n    const long n = p + k, m = p*(p + 1)/2;\n    long most = 0, size;\n"
-    text += "    (void)n;\n"
+    text += "\nstatic long noise_work(long p, long k)\n{\n"
+    text += "    const long n = p + k, m = p*(p + 1)/2;\n    long most = 0, size;\n    (void)n;\n"
     for size in sizes:
         text += f"    size = {size};\n    if (size > most) most = size;\n"
     text += "    return most;\n}\n"
-    text += "\nstatic void noise_sum(long p, long k, const double *C, const double *v, const int *J, const int *L, double *N, double *work)\n{\n"
+    text += "\nstatic void noise_sum(long p, long k, const double *C, const double *v, const int *J, const int *L,\n"
+    text += "    double *N, double *work)\n{\n"
     for name in blocks:
         text += f"    noise_{name}(p, p + k, C, v, J, L, N, work);\n"
     return text + "}\n"
@@ -88,7 +90,8 @@ def _function(name: str, program: Program) -> str:
     used = program.result.free_symbols.union(*(expr.free_symbols for _, expr in program.lets))
     lines = [f"    (void){symbol.name};\n" for symbol in program.inputs if symbol not in used]
     lines += [f"    const double {target.name} = {printer.doprint(expr)};\n" for target, expr in program.lets]
-    return f"static inline double {name}({arguments})\n{{\n{''.join(lines)}    return {printer.doprint(program.result)};\n}}\n"
+    body = f"{''.join(lines)}    return {printer.doprint(program.result)};\n"
+    return f"static inline double {name}({arguments})\n{{\n{body}}}\n"
 
 
 def _stored(staged: Staged) -> list[Table]:
@@ -140,10 +143,10 @@ def _block(name: str, staged: Staged) -> str:
         return "".join(f"{pad}{table.name}[{index}] = {value(table.expr, unit)};\n" for table in tables)
 
     lines = [
-        f"static void noise_{name}(long p, long n, const double *C, const double *v, const int *J, const int *L,\n"
-        "    double *N, double *work)\n{\n"
-        "    const long m = p*(p + 1)/2;\n"
-        "    double *const acc = work;\n    work += m;\n"
+        f"static void noise_{name}(long p, long n, const double *C, const double *v, const int *J, const int *L,\n",
+        "    double *N, double *work)\n{\n",
+        "    const long m = p*(p + 1)/2;\n",
+        "    double *const acc = work;\n    work += m;\n",
     ]
     for table in _stored(staged):
         lines.append(f"    double *const {table.name} = work;\n    work += {_size(table)};\n")

@@ -3,8 +3,8 @@
 Input
     :class:`~..kernels.KernelPrograms`.
 Output
-    Source text of a Python module with one function for each expectation (arguments: covariance entries, any shapes that
-    broadcast) and the pointwise functions ``student``, ``student_prime``, ``teacher``.
+    Source text of a Python module with one function for each expectation (arguments: covariance entries of any shapes
+    that broadcast) and the pointwise functions ``student``, ``student_prime``, ``teacher``.
 
 Broadcasting stages the work by itself: a let that depends on few indices is an array over those indices only.
 """

@@ -25,7 +25,7 @@ ROLES = "jlab"
 
 @dataclass(frozen=True)
 class Table:
-    """One function of an index set; ``domain`` is '' (constant), s, u, a, b, su, sa, sb, jl, jlu, jla, jlb, ab, sab or jlab.
+    """One function of an index set; ``domain`` names it: '' (constant), s, u, a, b, su, sa, sb, jl, jlu, …, jlab.
 
     s is a student index, u a unit index (a or b alone where they range over different units); (jl) is a pair.
     """
@@ -46,7 +46,7 @@ class Reference:
 
 @dataclass
 class Staged:
-    """Tables in order of computation, the references in their expressions, and the value split into outer(jl) · inner."""
+    """Tables in order of computation, the references in their expressions, and the value as outer(jl) · inner."""
 
     symmetric: bool
     tables: list[Table] = field(default_factory=list)

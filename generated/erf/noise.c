@@ -94,7 +94,8 @@ static long noise_work(long p, long k)
     return most;
 }
 
-static void noise_sum(long p, long k, const double *C, const double *v, const int *J, const int *L, double *N, double *work)
+static void noise_sum(long p, long k, const double *C, const double *v, const int *J, const int *L,
+    double *N, double *work)
 {
     noise_I4(p, p + k, C, v, J, L, N, work);
 }
