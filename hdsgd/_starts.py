@@ -123,9 +123,13 @@ def _npz(source: Path) -> dict[str, Any] | None:
         raise foreign
     try:
         with np.load(source, allow_pickle=False) as file:
-            return None if _MARK in file.files else {name: file[name] for name in file.files}
+            if _MARK not in file.files:
+                return {name: file[name] for name in file.files}
+            if "Q" in file.files:
+                return None
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError):
         raise foreign from None
+    raise ValueError(f"{str(source)!r} is a result of hdsgd without overlaps to start from; pass a saved solution.")
 
 
 def _overlaps(source: Path, entries: Mapping[str, Any]) -> Overlaps:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import escape_experiment
 from .._kernel import BACKENDS
-from ._shell import Commands, command, default, emit, folder_for, number, progress, say, whole
+from ._shell import Commands, command, default, emit, folder_for, number, progress, say, seed, whole
 
 __all__ = ["add"]
 
@@ -65,7 +65,7 @@ def add(commands: Commands) -> None:
         help="runs of the SDE and of the simulation (default: %(default)s)",
     )
     runs.add_argument(
-        "--seed", type=whole, metavar="N", default=of["rng"], help="of all random numbers (default: %(default)s)"
+        "--seed", type=seed, metavar="N", default=of["rng"], help="of all random numbers (default: %(default)s)"
     )
     runs.add_argument(
         "--dt", type=number, default=of["dt"], help="time step of the SDE, in units of t (default: %(default)s)"

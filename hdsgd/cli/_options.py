@@ -15,7 +15,7 @@ from .. import Exit, Overlaps, Problem
 from .._kernel import BACKENDS
 from .._random import master_seed
 from .._starts import read
-from ._shell import FIGURES, SOLUTIONS, Parser, default, number, output, whole
+from ._shell import FIGURES, SOLUTIONS, Parser, default, number, output, seed, whole
 
 __all__ = [
     "Begin",
@@ -122,7 +122,7 @@ def add_start(parser: Parser, *, ensemble: bool) -> None:
         group.add_argument(
             "--shared-start", action="store_true", help="all replicas begin at the same random start (default: no)"
         )
-    group.add_argument("--seed", type=whole, metavar="N", help="of all random numbers (default: drawn, and printed)")
+    group.add_argument("--seed", type=seed, metavar="N", help="of all random numbers (default: drawn, and printed)")
 
 
 def add_times(parser: Parser, *, own_steps: bool) -> None:
@@ -186,8 +186,9 @@ def times(args: argparse.Namespace) -> NDArray[np.float64] | None:
     if text is None:
         return None
     if "," in text:
+        parts = [part for part in text.split(",") if part.strip()]
         try:
-            return np.array([float(part) for part in text.split(",") if part.strip()])
+            return np.array([float(part) for part in parts or ("none",)])
         except ValueError:
             raise ValueError(f"--times {text}: times are numbers separated by commas, such as 0,0.5,1") from None
     try:

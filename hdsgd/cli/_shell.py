@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import importlib.util
 import inspect
 import json
@@ -29,6 +30,7 @@ __all__ = [
     "output",
     "progress",
     "say",
+    "seed",
     "size",
     "whole",
 ]
@@ -50,6 +52,15 @@ class Parser(argparse.ArgumentParser):
         if sys.version_info >= (3, 14):
             options.setdefault("suggest_on_error", True)
         super().__init__(allow_abbrev=False, **options)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse unknown arguments in the command that was given them, which can guess what was meant."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{f'; did you mean {near[0]}?' if near else ''}")
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         """Refuse the arguments; `main` prints the message and returns 2."""
@@ -96,6 +107,14 @@ def whole(text: str) -> int:
         if float(text).is_integer():
             return int(float(text))
     raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+
+
+def seed(text: str) -> int:
+    """A whole number that is not negative."""
+    value = whole(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is negative; a seed is 0 or larger")
+    return value
 
 
 def say(text: str) -> None:
