@@ -93,11 +93,12 @@ def _dispatch(argv: Sequence[str] | None) -> int:
 def _text(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    text = str(error) or type(error).__name__
     if isinstance(error, MemoryError):
-        return f"not enough memory; decrease the number of replicas, times or units ({error})"
+        return f"not enough memory ({text}); decrease the number of replicas, times or units"
     if isinstance(error, OverflowError):
-        return f"a number is too large; decrease it ({error})"
-    return str(error) or type(error).__name__
+        return f"a number is too large ({text}); decrease it"
+    return text
 
 
 @contextlib.contextmanager
