@@ -203,7 +203,7 @@ def progress(label: str) -> Iterator[Callable[[float], None] | None]:
         return
     from tqdm import tqdm
 
-    layout = "{desc}: {percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
+    layout = "{desc}: {percentage:5.1f}% |{bar}| {elapsed} < {remaining}"
     with tqdm(total=1.0, desc=label, delay=1.0, leave=False, miniters=0, bar_format=layout, file=sys.stderr) as bar:
 
         def report(fraction: float) -> None:
