@@ -1,5 +1,6 @@
 """The command line as a whole: help, errors, exit codes, signals, what it prints where."""
 
+import functools
 import io
 import json
 import os
@@ -11,7 +12,7 @@ import time
 
 import pytest
 
-from hdsgd import __version__
+import hdsgd
 from hdsgd.cli import _shell, main, parser
 
 COMMANDS = ("escape", "derive", "generate", "solve", "sde", "simulate", "doctor", "cache")
@@ -28,6 +29,7 @@ def private(cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HDSGD_CACHE_DIR", str(cache))
     monkeypatch.delenv("HDSGD_TRACEBACK", raising=False)
+    monkeypatch.setattr("hdsgd._errors._warned", True)  # where there is no compiler; the line has a test of its own
 
 
 def run(*arguments, **options):
@@ -36,8 +38,20 @@ def run(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
 
 
+def failing(monkeypatch, error):
+    """Let solve_ode raise this."""
+
+    @functools.wraps(hdsgd.solve_ode)
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("hdsgd.cli._run.solve_ode", fail)
+
+
 def commands():
-    actions = [action for action in parser()._actions if hasattr(action, "choices") and isinstance(action.choices, dict)]
+    actions = [
+        action for action in parser()._actions if hasattr(action, "choices") and isinstance(action.choices, dict)
+    ]
     return actions[0].choices
 
 
@@ -71,7 +85,9 @@ def test_every_option_says_its_default(name):
 
 @pytest.mark.parametrize("line", [line for name in COMMANDS for line in examples(name)])
 def test_examples_run(line, capsys):
-    arguments = shlex.split(line.replace("--replicas 4000", "--replicas 4"))[1:]
+    arguments = shlex.split(line)[1:]
+    if arguments[0] == "escape":  # as it is in all but its length: numpy has to do it where there is no compiler
+        arguments += ["--replicas", "30", "-d", "1000", "--t-max", "0.8"]
     assert main(arguments) == 0
     out, err = capsys.readouterr()
     assert out.strip()
@@ -83,14 +99,17 @@ def test_top_level_help_and_version(capsys):
     text = capsys.readouterr().out
     assert all(f"\n    {name} " in text for name in COMMANDS)
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"hdsgd {__version__}\n"
+    assert capsys.readouterr().out == f"hdsgd {hdsgd.__version__}\n"
 
 
 BAD = [
     ("", "required: COMMAND (see hdsgd --help)"),
     ("solv", "invalid choice: 'solv'"),
     ("solve", "required: --t-max (see hdsgd solve --help)"),
-    ("solve --t-max 1 -d 10 --gama 3", "unrecognized arguments: --gama 3; did you mean --gamma? (see hdsgd solve --help)"),
+    (
+        "solve --t-max 1 -d 10 --gama 3",
+        "unrecognized arguments: --gama 3; did you mean --gamma? (see hdsgd solve --help)",
+    ),
     ("solve --t-max 1 -d 10 --act erf", "unrecognized arguments: --act erf"),
     ("solve --t-max 1 -d 10 more", "unrecognized arguments: more"),
     ("solve --t-max 1", "a random start needs the input dimension; pass for example -d 1000"),
@@ -172,31 +191,25 @@ def test_bad_input_is_one_clear_line(line, expected, capsys, tmp_path):
     ],
 )
 def test_errors_of_the_system(error, expected, monkeypatch, capsys):
-    def fail(*arguments, **options):
-        raise error
-
-    monkeypatch.setattr("hdsgd.cli._run.solve_ode", fail)
-    assert main("solve -d 10 --t-max 1".split()) == 2
+    failing(monkeypatch, error)
+    assert main(["solve", "-d", "10", "--t-max", "1"]) == 2
     assert capsys.readouterr().err.startswith(f"hdsgd: error: {expected}")
     monkeypatch.setenv("HDSGD_TRACEBACK", "1")
     with pytest.raises(type(error)):
-        main("solve -d 10 --t-max 1".split())
+        main(["solve", "-d", "10", "--t-max", "1"])
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    def fail(*arguments, **options):
-        raise AttributeError("a bug")
-
-    monkeypatch.setattr("hdsgd.cli._run.solve_ode", fail)
+    failing(monkeypatch, AttributeError("a bug"))
     with pytest.raises(AttributeError):
-        main("solve -d 10 --t-max 1".split())
+        main(["solve", "-d", "10", "--t-max", "1"])
 
 
 def test_help_is_light():
     heavy = "scipy sympy matplotlib mpmath xarray tqdm"
     script = (
         "import sys; from hdsgd.cli import main; assert main(['--help']) == 0; assert main(['solve', '--help']) == 0\n"
-        f"sys.exit(' '.join(name for name in '{heavy}'.split() if name in sys.modules))"
+        f"sys.exit(' '.join(name for name in '{heavy}'.split() if name in sys.modules) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr.strip() == ""
@@ -247,11 +260,10 @@ def test_ctrl_c(backend):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes as on POSIX")
-@pytest.mark.parametrize("arguments", [["--help"], ["derive", "linear"]])
-def test_a_reader_that_went_away_is_no_error(arguments):
+def test_a_reader_that_went_away_is_no_error():
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "hdsgd", *arguments]
+    command = [sys.executable, "-m", "hdsgd", "derive", "linear"]
     with open(writing, "wb") as sink:  # noqa: PTH123
         done = subprocess.run(command, stdout=sink, stderr=subprocess.PIPE, timeout=60, check=False)
     assert done.stderr == b""
@@ -294,7 +306,8 @@ def test_json_is_strict():
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (25_300_000, "25.3 MB"), (4 * 10**12, "4000.0 GB")]
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (25_300_000, "25.3 MB"), (4 * 10**12, "4000.0 GB")],
 )
 def test_sizes(count, text):
     assert _shell.size(count) == text
