@@ -10,6 +10,7 @@ class Builtin:
     name: str
     formula: str
     source: str
+    student: bool = True  # False: it jumps, and can only be a teacher
 
 
 BUILTINS: dict[str, Builtin] = {
@@ -21,5 +22,12 @@ BUILTINS: dict[str, Builtin] = {
         Builtin("he3", "x**3 - 3*x", "third Hermite polynomial: information exponent 3"),
         Builtin("cubic", "x**3", "the monomial of degree 3"),
         Builtin("linear", "x", "linear regression"),
+        Builtin("relu", "relu(x)", "rectifier; its kernel is the arc-cosine kernel of order 1"),
+        Builtin("leaky_relu", "leaky_relu(x, 0.01)", "rectifier with slope 0.01 on the left"),
+        Builtin("abs", "abs(x)", "phase retrieval from moduli"),
+        Builtin("gelu", "gelu(x)", "x Φ(x), Φ the normal distribution function"),
+        Builtin("normcdf", "normcdf(x)", "Φ(x), a sigmoid"),
+        Builtin("sign", "sign(x)", "the perceptron", student=False),
+        Builtin("gaussian", "exp(-x**2/2)", "a bump"),
     )
 }

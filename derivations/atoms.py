@@ -3,7 +3,7 @@
 Input
     A SymPy expression in the real symbol ``x``.
 Output
-    :class:`AtomSum`: Σ P(x) · exp(−α x²/2) · ∏ erf(κᵢ x), grouped by everything but the polynomial P.
+    :class:`AtomSum`: Σ P(x) · exp(−α x²/2) · ∏ erf(κᵢ x) · sign(x)^s or δ(x), grouped by everything but the polynomial P.
 
 The atoms are what the Gaussian rules of :mod:`.rules` can integrate; whatever is not of this form is refused with the
 reason by :class:`NotClosed`.
@@ -43,14 +43,16 @@ def derivative(polynomial: Polynomial, order: int = 1) -> Polynomial:
 
 @dataclass(frozen=True)
 class Kind:
-    """What multiplies the polynomial of an atom: exp(−alpha x²/2) · ∏ erf(kappa x)."""
+    """What multiplies the polynomial of an atom: exp(−alpha x²/2) · ∏ erf(kappa x) · sign(x) or δ(x)."""
 
     alpha: Expr = S.Zero
     kappas: tuple[Expr, ...] = ()
+    sign: bool = False
+    delta: bool = False
 
     def sort_key(self) -> str:
         """Return a text that orders kinds identically in every process."""
-        return sympy.srepr((self.alpha, self.kappas))
+        return f"{sympy.srepr((self.alpha, self.kappas))}{self.sign}{self.delta}"
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,18 @@ class AtomSum:
 
         def parts() -> Iterator[tuple[Kind, Polynomial]]:
             for kind, polynomial in self.terms:
+                if kind.delta:
+                    raise NotClosed("the derivative of a Dirac delta is not a measure: the activation jumps")
                 yield kind, derivative(polynomial)
+                if kind.sign and polynomial[0] != 0 and not kind.kappas:
+                    yield Kind(delta=True), (2 * polynomial[0],)
                 if kind.alpha != 0:
                     yield kind, (S.Zero, *(-kind.alpha * c for c in polynomial))
                 for i, kappa in enumerate(kind.kappas):
                     rest = kind.kappas[:i] + kind.kappas[i + 1 :]
                     factor = 2 * kappa / sympy.sqrt(sympy.pi)
-                    yield Kind(kind.alpha + 2 * kappa**2, rest), tuple(factor * c for c in polynomial)
+                    smooth = Kind(kind.alpha + 2 * kappa**2, rest, kind.sign)
+                    yield smooth, tuple(factor * c for c in polynomial)
 
         return AtomSum.collect(parts())
 
@@ -96,16 +103,18 @@ class AtomSum:
         x = variable()
         total = S.Zero
         for kind, polynomial in self.terms:
+            if kind.delta:
+                raise NotClosed("the activation jumps: its derivative has no value there")
             power_sum = sum((c * x**n for n, c in enumerate(polynomial)), S.Zero)
             erfs = sympy.Mul(*(sympy.erf(kappa * x) for kappa in kind.kappas))
-            total += power_sum * sympy.exp(-kind.alpha * x**2 / 2) * erfs
+            total += power_sum * sympy.exp(-kind.alpha * x**2 / 2) * erfs * (sympy.sign(x) if kind.sign else 1)
         return total
 
 
 def _atom(term: Expr) -> tuple[Kind, Polynomial]:
     x = variable()
     coefficient, power = S.One, 0
-    alpha, kappas = S.Zero, []
+    alpha, kappas, signs = S.Zero, [], 0
     for factor in sympy.Mul.make_args(term):
         base, exponent = (factor.base, factor.exp) if factor.is_Pow and factor.exp.is_Integer else (factor, Integer(1))
         if not factor.has(x):
@@ -117,6 +126,12 @@ def _atom(term: Expr) -> tuple[Kind, Polynomial]:
             if kappa.has(x) or not kappa.is_positive:
                 raise NotClosed(f"erf({base.args[0]}): only erf(c*x) with a constant c has closed expectations")
             kappas += [kappa] * int(exponent)
+        elif base.func is sympy.sign and exponent > 0:
+            slope = base.args[0] / x
+            if slope.has(x) or slope.is_nonzero is not True:
+                raise NotClosed(f"{base}: only kinks at x = 0 have closed expectations")
+            coefficient *= sympy.sign(slope) ** exponent
+            signs += int(exponent)
         elif base.func is sympy.exp and exponent > 0:
             quadratic = -2 * exponent * base.args[0] / x**2
             quadratic = sympy.expand(quadratic)
@@ -129,7 +144,7 @@ def _atom(term: Expr) -> tuple[Kind, Polynomial]:
             raise NotClosed(f"{factor}: no rule gives its Gaussian expectations in closed form")
     if coefficient.is_real is not True or not coefficient.is_finite:
         raise NotClosed(f"the coefficient {coefficient} is not a real number")
-    kind = Kind(alpha, tuple(sorted(kappas, key=sympy.default_sort_key)))
+    kind = Kind(alpha, tuple(sorted(kappas, key=sympy.default_sort_key)), sign=signs % 2 == 1)
     return kind, (*([S.Zero] * power), coefficient)
 
 
@@ -142,7 +157,12 @@ def from_formula(formula: str) -> AtomSum:
     NotClosed
         If a term is no atom; the message names it.
     """
-    expression = sympy.expand(to_sympy(formula), power_exp=False)
+    return from_expression(to_sympy(formula))
+
+
+def from_expression(expression: Expr) -> AtomSum:
+    """Return the atoms of a SymPy expression in the real symbol ``x``."""
+    expression = sympy.expand(expression, power_exp=False)
     if expression.has(sympy.zoo, sympy.nan, sympy.oo):
         raise NotClosed("the formula divides by zero")
     atoms = AtomSum.collect(_atom(term) for term in sympy.Add.make_args(expression) if term != 0)

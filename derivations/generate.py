@@ -85,8 +85,10 @@ def write(folder: Path, rendered: Rendered) -> None:
 
 
 def builtins() -> Iterator[tuple[str, Rendered]]:
-    """Render the kernel of every built-in activation."""
+    """Render the kernel of every built-in activation that can be a student."""
     for name, entry in BUILTINS.items():
+        if not entry.student:
+            continue
         yield name, render(entry.formula, entry.formula, "hdsgd generate --builtin")
 
 

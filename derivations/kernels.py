@@ -103,6 +103,7 @@ class KernelPrograms:
         NotClosed
             If one of them has no closed form; the message says which.
         """
+        _ = self.pointwise  # refuses a student that jumps
         return {name: self._derive(name, letters) for name, letters in self.blocks().items()}
 
     def blocks(self) -> dict[str, tuple[str, ...]]:
@@ -125,6 +126,10 @@ class KernelPrograms:
     def pointwise(self) -> dict[str, Expr]:
         """σ, σ' of the student and σ* of the teacher as expressions in ``x``."""
         student = from_formula(self.student)
+        if any(kind.delta for kind, _ in student.derivative().terms):
+            raise NotClosed(
+                f"the student {self.student} jumps: the gradient of its risk is infinite (it can be a teacher)"
+            )
         return {
             "student": student.expression(),
             "student_prime": student.derivative().expression(),

@@ -16,6 +16,7 @@ import ast
 import math
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,9 @@ MAX_COEFFICIENT_DIGITS = 80
 MAX_TERMS = 200
 
 #: functions of one argument; ``he<n>`` (Hermite polynomials) is recognised by its pattern
-FUNCTIONS = ("erf", "exp", "sqrt")
+FUNCTIONS = ("abs", "erf", "exp", "gelu", "normcdf", "relu", "sign", "sqrt")
+#: functions of two arguments
+FUNCTIONS_2 = ("leaky_relu", "max", "min")
 _HERMITE = re.compile(r"he(\d{1,2})\Z")
 
 
@@ -42,7 +45,7 @@ def _quote(text: str) -> str:
 
 
 def _names() -> str:
-    return ", ".join([*sorted(FUNCTIONS), "he<n>"])
+    return ", ".join([*sorted((*FUNCTIONS, *FUNCTIONS_2)), "he<n>"])
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,15 @@ def _check_number(value: object) -> _Size:
 
 def _check_call(name: str, arguments: list[ast.expr], depth: int) -> _Size:
     hermite = _HERMITE.match(name)
-    if hermite is None and name not in FUNCTIONS:
+    if hermite is None and name not in (*FUNCTIONS, *FUNCTIONS_2):
         raise FormulaError(f"unknown function {_quote(name)}: the functions are {_names()}")
+    if name in FUNCTIONS_2:
+        if len(arguments) != 2:
+            raise FormulaError(f"{name} takes two arguments, such as {name}(x, 0.1)")
+        first, second = (_check(argument, depth + 1) for argument in arguments)
+        if name == "leaky_relu" and _has_variable(arguments[1]):
+            raise FormulaError("the slope of leaky_relu is a number, such as leaky_relu(x, 0.1)")
+        return (first + second) * _Size(terms=2)
     if len(arguments) != 1:
         raise FormulaError(f"{name} takes one argument, such as {name}(x)")
     inner = _check(arguments[0], depth + 1)
@@ -133,6 +143,8 @@ def _check_call(name: str, arguments: list[ast.expr], depth: int) -> _Size:
         return inner**order * _Size(digits=order) if order <= MAX_DEGREE else _Size(degree=order).checked()
     if name == "sqrt" and _has_variable(arguments[0]):
         raise FormulaError("sqrt is for numbers, such as sqrt(2): a root of x has no closed Gaussian expectation")
+    if name in ("abs", "relu", "gelu"):
+        return inner * _Size(terms=2)
     return _Size(degree=0, digits=inner.digits)
 
 
@@ -203,10 +215,37 @@ def to_sympy(text: str) -> Any:
                 values = [build(argument) for argument in arguments]
                 if _HERMITE.match(name):
                     return _hermite(int(name[2:]), values[0])
-                return {"erf": sympy.erf, "exp": sympy.exp, "sqrt": sympy.sqrt}[name](*values)
+                return _functions()[name](*values)
         raise AssertionError(f"unchecked node {node!r}")
 
     return build(_tree(text))
+
+
+def _functions() -> dict[str, Callable[..., Any]]:
+    """Return the functions of the language; kinks are written with ``sign``."""
+    import sympy
+
+    half = sympy.Rational(1, 2)
+
+    def normcdf(u: Any) -> Any:
+        return half + half * sympy.erf(u / sympy.sqrt(2))
+
+    def absolute(u: Any) -> Any:
+        return u * sympy.sign(u)
+
+    return {
+        "abs": absolute,
+        "erf": sympy.erf,
+        "exp": sympy.exp,
+        "gelu": lambda u: u * normcdf(u),
+        "leaky_relu": lambda u, slope: half * ((1 + slope) * u + (1 - slope) * absolute(u)),
+        "max": lambda u, v: half * (u + v + absolute(u - v)),
+        "min": lambda u, v: half * (u + v - absolute(u - v)),
+        "normcdf": normcdf,
+        "relu": lambda u: half * (u + absolute(u)),
+        "sign": sympy.sign,
+        "sqrt": sympy.sqrt,
+    }
 
 
 def variable() -> Any:

@@ -16,6 +16,8 @@ from typing import Any
 import sympy
 from sympy import Expr, Symbol
 
+from .functions import MPMATH, numpy_namespace, share, signsign
+
 
 def covariance_symbol(i: int, j: int) -> Symbol:
     """Return the symbol of Cov(x_i, x_j); slots count from 1."""
@@ -54,22 +56,35 @@ class Program:
         """Number of arithmetic operations and function calls."""
         return int(sum(expr.count_ops() for _, expr in self.lets) + self.result.count_ops())
 
+    @property
+    def kinked(self) -> bool:
+        """Whether four variables meet in bare signs, which need first-order numbers where variables coincide."""
+        return len(self.inputs) == 10 and any(expr.has(signsign, share) for _, expr in self.lets)
+
     def evaluate(self, values: Sequence[Any], backend: str = "mpmath") -> Any:
         """Return the value at ``values`` (one per input) in ``mpmath`` or, vectorised, in ``numpy``."""
         return self.compile(backend)(*values)
 
     def compile(self, backend: str = "mpmath") -> Callable[..., Any]:
         """Return a function of the inputs that runs the lets one after another."""
-        steps = [
-            (target, sympy.lambdify(_arguments(expr), expr, backend), _arguments(expr)) for target, expr in self.lets
-        ]
-        last = sympy.lambdify(_arguments(self.result), self.result, backend), _arguments(self.result)
+        modules = [MPMATH, "mpmath"] if backend == "mpmath" else [numpy_namespace(), "numpy"]
+
+        def ready(expr: Expr) -> tuple[Callable[..., Any], list[Symbol]]:
+            return sympy.lambdify(_arguments(expr), expr, modules), _arguments(expr)
+
+        steps = [(target, *ready(expr)) for target, expr in self.lets]
+        last = ready(self.result)
+
+        dual = numpy_namespace()["Dual"] if backend == "numpy" and self.kinked else None
 
         def run(*values: Any) -> Any:
             known = dict(zip(self.inputs, values, strict=True))
+            if dual is not None:
+                known = {entry: dual(value, value if entry.is_positive else 0.0) for entry, value in known.items()}
             for target, function, arguments in steps:
                 known[target] = function(*(known[a] for a in arguments))
-            return last[0](*(known[a] for a in last[1]))
+            value = last[0](*(known[a] for a in last[1]))
+            return value.a if dual is not None and isinstance(value, dual) else value
 
         return run
 

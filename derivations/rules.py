@@ -17,10 +17,11 @@ Wick
 Stein
     E[x g] = Σ_j C_xj E[∂_j g] strips one power of a polynomial that stands beside signs.
 condition
-    ∂ sign(y) = 2δ(y): a Schur complement and the density of y at zero.
+    ∂ sign(y) = 2δ(y): a Schur complement and the density of y at zero.  The variance of a bare sign(x) can vanish, where
+    variables coincide: a sign without direction averages to zero (see :mod:`.functions`).
 signs
     E[sign(u) sign(v)] = (2/π) asin ρ, itself derived and certified by :func:`two_signs`; an odd number of signs
-    vanishes by symmetry.
+    vanishes by symmetry; four signs are Plackett's one-dimensional integral.
 """
 
 from __future__ import annotations
@@ -35,10 +36,13 @@ import sympy
 from sympy import Expr, Rational, S, Symbol, pi, sqrt
 
 from .atoms import AtomSum, Kind, NotClosed, Polynomial, derivative
+from .functions import clean, density, foursigns, share, signsign
 from .program import Builder, Program, covariance_inputs, covariance_symbol
 
 Covariance: TypeAlias = tuple[tuple[Expr, ...], ...]
 Polynomials: TypeAlias = tuple[tuple[int, Polynomial], ...]  # (variable, its polynomial)
+#: (variable, None) of a smoothed sign; of a bare one, whose variance can vanish, with the variance to compare with
+Sign: TypeAlias = tuple[int, Expr | None]
 
 RHO = Symbol("rho", real=True)
 
@@ -90,19 +94,29 @@ class Derivation:
         return self._builder.let(expr)
 
     def _atoms(self, cov: Covariance, choice: tuple[tuple[Kind, Polynomial], ...]) -> Expr:
-        """Tilt by every Gaussian, smooth every erf, and go on with polynomials and signs."""
+        """Condition on every δ, tilt by every Gaussian, make signs of every erf, and go on with polynomials and signs."""
         weight = S.One
+        polynomials = [polynomial for _, polynomial in choice]
+        for slot, (kind, polynomial) in enumerate(choice):
+            if kind.delta:
+                cov, factor = self._condition(cov, slot, guarded=True)
+                weight *= factor
+                polynomials[slot] = polynomial[:1]
         for slot, (kind, _) in enumerate(choice):
             if kind.alpha != 0:
                 cov, factor = self._tilt(cov, slot, kind.alpha)
                 weight *= factor
-        signs = []
+        signs: list[Sign] = []
         for slot, (kind, _) in enumerate(choice):
             for kappa in kind.kappas:
-                cov = self._smooth(cov, slot, kappa)
-                signs.append(len(cov) - 1)
-        polynomials = tuple((slot, polynomial) for slot, (_, polynomial) in enumerate(choice))
-        return weight * self._polynomials_and_signs(cov, polynomials, tuple(signs))
+                cov = self._extend(cov, slot, cov[slot][slot] + Rational(1, 2) / kappa**2)
+                signs.append((len(cov) - 1, None))
+            if kind.sign:
+                scale = covariance_symbol(slot + 1, slot + 1)
+                own = cov[slot][slot]
+                cov = self._extend(cov, slot, own if own == scale else clean(own, scale))
+                signs.append((len(cov) - 1, scale))
+        return weight * self._polynomials_and_signs(cov, tuple(enumerate(polynomials)), tuple(signs))
 
     def _tilt(self, cov: Covariance, slot: int, alpha: Expr) -> tuple[Covariance, Expr]:
         growth = self._let(1 + alpha * cov[slot][slot])
@@ -118,23 +132,37 @@ class Derivation:
                 rows[u][v] = rows[v][u] = value
         return tuple(map(tuple, rows)), self._let(1 / sqrt(growth))
 
-    def _smooth(self, cov: Covariance, slot: int, kappa: Expr) -> Covariance:
-        variance = self._let(cov[slot][slot] + Rational(1, 2) / kappa**2)
+    def _extend(self, cov: Covariance, slot: int, variance: Expr) -> Covariance:
+        """Add a variable that covaries with all others as ``slot`` does, with a variance of its own."""
         rows = [(*row, row[slot]) for row in cov]
-        return (*rows, (*cov[slot], variance))
+        return (*rows, (*cov[slot], self._let(variance)))
 
-    def _condition(self, cov: Covariance, y: int) -> Covariance:
-        """Return the covariance given that variable ``y`` is zero (the row of ``y`` becomes zero)."""
+    def _condition(
+        self, cov: Covariance, y: int, *, guarded: bool, signs: tuple[Sign, ...] = ()
+    ) -> tuple[Covariance, Expr]:
+        """Return the covariance given that variable ``y`` is zero, and the density of ``y`` there.
+
+        The row of ``y`` becomes zero.  ``guarded``: the variance of ``y`` may vanish; ``signs``: the variables whose
+        conditional variance may, with the variances that it is to be compared with.
+        """
+        variance = cov[y][y]
         size = range(len(cov))
-        share = [self._let(cov[u][y] / cov[y][y]) for u in size]
+        shares = [self._let(share(cov[u][y], variance) if guarded else cov[u][y] / variance) for u in size]
+        scales = dict(signs)
         rows = [[S.Zero] * len(cov) for _ in size]
         for u in size:
             for v in range(u, len(cov)):
                 if y not in (u, v):
-                    rows[u][v] = rows[v][u] = self._let(cov[u][v] - share[u] * cov[y][v])
-        return tuple(map(tuple, rows))
+                    if guarded and u != v:  # the same bits whichever of two coincident variables stands first
+                        value = cov[u][v] - self._let((shares[u] * cov[y][v] + shares[v] * cov[y][u]) / 2)
+                    else:
+                        value = cov[u][v] - shares[u] * cov[y][v]
+                    if u == v and scales.get(u) is not None:
+                        value = clean(self._let(value), scales[u])
+                    rows[u][v] = rows[v][u] = self._let(value)
+        return tuple(map(tuple, rows)), self._let(density(variance) if guarded else 1 / sqrt(2 * pi * variance))
 
-    def _polynomials_and_signs(self, cov: Covariance, polynomials: Polynomials, signs: tuple[int, ...]) -> Expr:
+    def _polynomials_and_signs(self, cov: Covariance, polynomials: Polynomials, signs: tuple[Sign, ...]) -> Expr:
         weight = S.One
         open_ones = []
         for variable, polynomial in polynomials:
@@ -184,7 +212,7 @@ class Derivation:
             result = result * cov[last][partner] + sympy.Add(*terms)
         return result
 
-    def _stein(self, cov: Covariance, polynomials: Polynomials, signs: tuple[int, ...]) -> Expr:
+    def _stein(self, cov: Covariance, polynomials: Polynomials, signs: tuple[Sign, ...]) -> Expr:
         *others, (x, polynomial) = polynomials
         rest = polynomial[1:]  # polynomial = polynomial[0] + x · rest
         result = polynomial[0] * self._polynomials_and_signs(cov, tuple(others), signs)
@@ -193,20 +221,27 @@ class Derivation:
         for i, (u, f) in enumerate(others):
             changed = (*stripped[:i], (u, derivative(f)), *stripped[i + 1 :])
             result += cov[x][u] * self._polynomials_and_signs(cov, changed, signs)
-        for y in signs:
-            left = tuple(z for z in signs if z != y)
-            density = self._let(1 / sqrt(2 * pi * cov[y][y]))
-            inner = self._polynomials_and_signs(self._condition(cov, y), stripped, left)
-            result += cov[x][y] * 2 * density * inner
+        for y, scale in signs:
+            left = tuple(sign for sign in signs if sign[0] != y)
+            given, weight = self._condition(cov, y, guarded=scale is not None, signs=left)
+            result += cov[x][y] * 2 * weight * self._polynomials_and_signs(given, stripped, left)
         return result
 
-    def _signs(self, cov: Covariance, signs: tuple[int, ...]) -> Expr:
-        if len(signs) != 2:
-            raise NotClosed(f"the expectation of {len(signs)} signs has no closed form")
-        u, v = signs
-        scales = [self._let(1 / sqrt(cov[w][w])) for w in signs]
-        coefficient, function = two_signs().as_independent(RHO, as_Add=False)
-        return coefficient * self._let(function.subs(RHO, cov[u][v] * scales[0] * scales[1]))
+    def _signs(self, cov: Covariance, signs: tuple[Sign, ...]) -> Expr:
+        places = [y for y, _ in signs]
+        if len(signs) == 2:
+            u, v = places
+            coefficient, function = two_signs().as_independent(RHO, as_Add=False)
+            if any(scale is not None for _, scale in signs):
+                angle = signsign(cov[u][v], cov[u][u], cov[v][v])
+            else:
+                scales = [self._let(1 / sqrt(cov[w][w])) for w in places]
+                angle = function.subs(RHO, cov[u][v] * scales[0] * scales[1])
+            return coefficient * self._let(angle)
+        if len(signs) == 4:
+            pairs = itertools.combinations(places, 2)
+            return self._let(foursigns(*(cov[u][v] for u, v in pairs), *(cov[u][u] for u in places)))
+        raise NotClosed(f"the expectation of {len(signs)} signs has no closed form")
 
 
 def _moment(polynomial: Polynomial, variance: Expr) -> Expr:
@@ -216,7 +251,7 @@ def _moment(polynomial: Polynomial, variance: Expr) -> Expr:
     )
 
 
-def _odd(polynomials: Sequence[tuple[int, Polynomial]], signs: tuple[int, ...]) -> bool:
+def _odd(polynomials: Sequence[tuple[int, Polynomial]], signs: tuple[Sign, ...]) -> bool:
     """Whether x → −x changes the sign of the product."""
     parities = [_parities(polynomial) for _, polynomial in polynomials]
     if any(len(found) > 1 for found in parities):

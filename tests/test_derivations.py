@@ -12,12 +12,27 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from hdsgd.derivations import verify
-from hdsgd.derivations.atoms import NotClosed, from_formula
+from hdsgd.derivations.atoms import NotClosed, from_expression, from_formula
 from hdsgd.derivations.kernels import KernelPrograms, derive
+from hdsgd.derivations.parse import variable
 from hdsgd.derivations.program import Program
-from hdsgd.derivations.rules import RHO, two_signs
+from hdsgd.derivations.rules import RHO, Derivation, two_signs
 
-ACTIVATIONS = ["erf(x/sqrt(2))", "x**2", "x**2 - 1", "x**3 - 3*x", "x", "erf(x) + x/10", "x*exp(-x**2/2)", "erf(x/3)"]
+ACTIVATIONS = [
+    "relu(x)",
+    "leaky_relu(x, 0.01)",
+    "abs(x)",
+    "gelu(x)",
+    "normcdf(x)",
+    "erf(x/sqrt(2))",
+    "x**2",
+    "x**2 - 1",
+    "x**3 - 3*x",
+    "x",
+    "erf(x) + x/10",
+    "x*exp(-x**2/2)",
+    "erf(x/3)",
+]
 
 
 def random_formula():
@@ -56,7 +71,16 @@ def test_every_expectation_against_quadrature(formula):
     assert max(certificate.error for certificate in certificates) < 1e-11
 
 
-@pytest.mark.parametrize(("student", "teacher"), [("erf(x/sqrt(2))", "x**3 - 3*x"), ("x**2", "erf(x)"), ("x**3", "x")])
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [
+        ("erf(x/sqrt(2))", "x**3 - 3*x"),
+        ("x**2", "erf(x)"),
+        ("x**3", "x"),
+        ("relu(x)", "sign(x)"),
+        ("erf(x)", "gelu(x)"),
+    ],
+)
 def test_unmatched_pairs_against_quadrature(student, teacher):
     certificates = verify.verify(KernelPrograms(student, teacher))
     assert len(certificates) == 12
@@ -144,9 +168,83 @@ def test_twenty_digit_references(name, integrals):
             assert abs(error) < mp.mpf(10) ** -18 * (1 + abs(mp.mpf(entry["value"])))
 
 
-def test_four_signs_are_refused_with_the_reason():
-    with pytest.raises(NotClosed, match="4 signs"):
-        _ = KernelPrograms("x*erf(x)", "x*erf(x)").expectations
+def test_six_signs_are_refused_with_the_reason():
+    with pytest.raises(NotClosed, match="6 signs"):
+        _ = KernelPrograms("erf(x)**2", "erf(x)**2").expectations
+
+
+def test_a_student_that_jumps_is_refused_with_the_reason():
+    with pytest.raises(NotClosed, match="can be a teacher"):
+        _ = KernelPrograms("sign(x)", "x").expectations
+
+
+KINKED = ["relu(x)", "abs(x)", "leaky_relu(x, 0.01)", "relu(x) + x**2"]
+
+
+def partitions(count):
+    """All ways to let some of ``count`` variables coincide."""
+    if not count:
+        yield []
+        return
+    for smaller in partitions(count - 1):
+        for i in range(len(smaller)):
+            yield [*smaller[:i], [*smaller[i], count - 1], *smaller[i + 1 :]]
+        yield [*smaller, [count - 1]]
+
+
+@pytest.mark.parametrize("formula", KINKED)
+def test_coincident_indices_of_kinked_activations(formula):
+    """I4 where variables coincide against the expectation of the merged variables, derived on its own."""
+    value, slope = _functions(formula)
+    compute = derive("I4", (from_formula(formula),) * 4).compile("numpy")
+    rng = np.random.default_rng(4)
+    for partition in partitions(4):
+        merged = [sympy.Mul(*((slope, slope, value, value)[i] for i in block)) for block in partition]
+        factors = [from_expression(factor) for factor in merged]
+        direct = Derivation(len(partition)).program("merged", factors).compile("numpy")
+        place = [next(n for n, block in enumerate(partition) if i in block) for i in range(4)]
+        for _ in range(5):
+            C = verify.random_covariance(rng, len(partition))
+            got, expected = compute(*upper(C[np.ix_(place, place)])), direct(*upper(C))
+            assert_allclose(got, expected, rtol=1e-12, atol=1e-12, err_msg=f"{partition}")
+
+
+@pytest.mark.parametrize("formula", KINKED)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_singular_covariances_of_kinked_activations(formula, rank):
+    """Four variables in a space of lower dimension, against Monte Carlo."""
+    rng = np.random.default_rng(rank)
+    x = variable()
+    value, slope = (sympy.lambdify(x, e + 0 * x, "numpy") for e in _functions(formula))
+    compute = derive("I4", (from_formula(formula),) * 4).compile("numpy")
+    L = rng.normal(size=(4, rank))
+    fields = rng.normal(size=(400_000, rank)) @ L.T
+    factors = np.stack([f(field) for f, field in zip((slope, slope, value, value), fields.T, strict=True)])
+    sample = factors.prod(axis=0)
+    got = float(compute(*upper(L @ L.T)))
+    size = np.sqrt((factors**2).mean(axis=1)).prod()  # the mean itself can be exactly zero
+    assert abs(got - sample.mean()) < 4.5 * sample.std() / math.sqrt(len(sample)) + 1e-9 * size
+
+
+def _functions(formula):
+    atoms = from_formula(formula)
+    return atoms.expression(), atoms.derivative().expression()
+
+
+@pytest.mark.parametrize("formula", ["relu(x)", "gelu(x)", "abs(x)"])
+def test_nearly_singular_covariances_of_kinked_activations(formula):
+    program = derive("I4", (from_formula(formula),) * 4)
+    compute = program.compile("numpy")
+    rng = np.random.default_rng(8)
+    for k in range(2, 13):
+        L = rng.normal(size=(4, 5))
+        L /= np.linalg.norm(L, axis=1, keepdims=True)
+        rho = 1 - 10.0**-k
+        L[3] = rho * L[2] + math.sqrt(1 - rho**2) * np.linalg.svd(L[:3])[2][-1]
+        entries = upper(L @ L.T)
+        with mp.workdps(40):
+            exact = program.evaluate([mp.mpf(float(entry)) for entry in entries])
+        assert abs(float(compute(*entries)) - float(exact)) < 1e-10
 
 
 @pytest.mark.parametrize(

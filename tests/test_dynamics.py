@@ -9,7 +9,14 @@ from numpy.testing import assert_allclose
 import hdsgd
 
 MATCHED = ["erf", "quadratic", "he2", "he3", "cubic", "linear"]
-PAIRS = [*((name, name) for name in MATCHED), ("erf", "he3"), ("he3", "erf"), ("quadratic", "linear")]
+PAIRS = [
+    *((name, name) for name in (*MATCHED, "relu", "gelu", "gaussian")),
+    ("erf", "he3"),
+    ("he3", "erf"),
+    ("quadratic", "linear"),
+    ("erf", "sign"),
+    ("relu", "abs"),
+]
 BACKENDS = [pytest.param("c", marks=pytest.mark.needs_cc), "numpy"]
 seeds = st.integers(0, 2**32 - 1)
 widths = st.tuples(st.integers(1, 5), st.integers(1, 4))
@@ -116,7 +123,10 @@ def test_gradient_flow_descends_by_the_squared_gradient(seed, width, pair):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("pair", [("erf", "erf"), ("he3", "erf"), ("quadratic", "quadratic"), ("erf", "he2")])
+@pytest.mark.parametrize(
+    "pair",
+    [("erf", "erf"), ("he3", "erf"), ("quadratic", "quadratic"), ("erf", "he2"), ("relu", "relu"), ("gelu", "sign")],
+)
 def test_fields_against_monte_carlo(pair, backend):
     rng = np.random.default_rng(11)
     state = random_state(rng, 3, 2)
@@ -144,7 +154,7 @@ def test_fields_against_monte_carlo(pair, backend):
 
 
 @pytest.mark.needs_cc
-@given(seeds, st.tuples(st.integers(1, 9), st.integers(1, 5)), st.sampled_from(PAIRS), st.booleans())
+@given(seeds, st.tuples(st.integers(1, 6), st.integers(1, 4)), st.sampled_from(PAIRS), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_c_agrees_with_numpy(seed, width, pair, spherical):
     rng = np.random.default_rng(seed)

@@ -12,11 +12,14 @@ Output
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sympy import Expr, Symbol
 
+from ..functions import C_DUAL, C_SOURCE, FUNCTIONS, c_nodes
 from ..kernels import KernelPrograms
 from ..program import Program
-from .c_printer import CPrinter
+from .c_printer import CPrinter, DualPrinter
 from .staging import Reference, Staged, Table, in_domain, stage
 
 TWO_POINT = ("I2_ss", "I2_st", "I2_tt", "J2_ss", "J2_st", "K2_ss", "K2_st")
@@ -50,17 +53,38 @@ def pairs(programs: KernelPrograms, header: str) -> str:
             pieces.append(f"#define {name} {own}_ss\n")
         else:
             pieces.append(_function(name, programs.expectations[own]))
+    used = _functions_used(programs, TWO_POINT)
+    if used:  # signsign and the like; the noise needs all of them
+        pieces.insert(0, "".join(text for name, text in C_SOURCE.items() if name != "foursigns"))
     return _comment(header) + "\n" + "\n".join(pieces)
+
+
+def _functions_used(programs: KernelPrograms, names: Iterable[str]) -> set[str]:
+    """Return the names of the special functions in some programs."""
+    found: set[str] = set()
+    for name, program in programs.expectations.items():
+        if name in names or f"{name}_ss" in names:
+            for expr in (program.result, *(value for _, value in program.lets)):
+                found |= {call.func.__name__ for call in expr.atoms(*FUNCTIONS)}
+    return found
 
 
 def noise(programs: KernelPrograms, header: str) -> str:
     """Return the C text of the staged noise sum."""
-    blocks = {
-        name: stage(program, symmetric=_RANGES[name][4])
-        for name, program in programs.expectations.items()
-        if name in _RANGES
-    }
+    used = _functions_used(programs, _RANGES)
+    four_point = {name: program for name, program in programs.expectations.items() if name in _RANGES}
+    plain = {name: program for name, program in four_point.items() if not program.kinked}
+    blocks = {name: stage(program, symmetric=_RANGES[name][4]) for name, program in plain.items()}
     text = _comment(header)
+    if "foursigns" in used:
+        text += "\n" + c_nodes() + C_SOURCE["foursigns"]
+    if len(plain) < len(four_point):
+        if "foursigns" not in used:
+            text += "\n" + c_nodes() + C_SOURCE["foursigns"]
+        text += C_DUAL
+    for name, program in four_point.items():
+        if name not in plain:
+            text += "\n" + _dual_function(program) + "\n" + _plain_block(name)
     for name, staged in blocks.items():
         text += "\n" + _block(name, staged)
     sizes = [" + ".join(["m", *(_size(table) for table in _stored(staged))]) for staged in blocks.values()]
@@ -71,7 +95,7 @@ def noise(programs: KernelPrograms, header: str) -> str:
     text += "    return most;\n}\n"
     text += "\nstatic void noise_sum(long p, long k, const double *C, const double *v, const int *J, const int *L,\n"
     text += "    double *N, double *work)\n{\n"
-    for name in blocks:
+    for name in four_point:
         text += f"    noise_{name}(p, p + k, C, v, J, L, N, work);\n"
     return text + "}\n"
 
@@ -92,6 +116,42 @@ def _function(name: str, program: Program) -> str:
     lines += [f"    const double {target.name} = {printer.doprint(expr)};\n" for target, expr in program.lets]
     body = f"{''.join(lines)}    return {printer.doprint(program.result)};\n"
     return f"static inline double {name}({arguments})\n{{\n{body}}}\n"
+
+
+def _dual_function(program: Program) -> str:
+    """Return a kinked program as a C function that calculates in first-order numbers."""
+    printer = DualPrinter()
+    arguments = ", ".join(f"double c{symbol.name[1:]}" for symbol in program.inputs)
+    lines = [
+        f"    const dual {symbol.name} = dual_of(c{symbol.name[1:]}, {f'c{symbol.name[1:]}' if symbol.is_positive else '0.0'});\n"
+        for symbol in program.inputs
+    ]
+    lines += [f"    const dual {target.name} = {printer.doprint(expr)};\n" for target, expr in program.lets]
+    used = program.result.free_symbols.union(*(expr.free_symbols for _, expr in program.lets))
+    lines += [f"    (void){symbol.name};\n" for symbol in program.inputs if symbol not in used]
+    body = f"{''.join(lines)}    const dual value = {printer.doprint(program.result)};\n    return value.a;\n"
+    return f"static double {program.name}({arguments})\n{{\n{body}}}\n"
+
+
+def _plain_block(name: str) -> str:
+    """Return the noise loops around a four-point function that is called entry by entry."""
+    first_a, end_a, first_b, end_b, symmetric = _RANGES[name]
+    return f"""static void noise_{name}(long p, long n, const double *C, const double *v, const int *J, const int *L,
+    double *N, double *work)
+{{
+    const long m = p*(p + 1)/2;
+    (void)work;
+    for (long q = 0; q < m; q++) {{
+        const long j = J[q], l = L[q];
+        for (long a = {first_a}; a < {end_a}; a++)
+            for (long b = {"a" if symmetric else first_b}; b < {end_b}; b++) {{
+                const double weight = {"(a == b ? 1.0 : 2.0)" if symmetric else "2.0"}*v[a]*v[b];
+                N[q] += weight*{name}(C[j*n + j], C[j*n + l], C[j*n + a], C[j*n + b], C[l*n + l], C[l*n + a], C[l*n + b],
+                                      C[a*n + a], C[a*n + b], C[b*n + b]);
+            }}
+    }}
+}}
+"""
 
 
 def _stored(staged: Staged) -> list[Table]:

@@ -16,6 +16,7 @@ from typing import Any
 from sympy import Expr
 from sympy.printing.numpy import SciPyPrinter
 
+from ..functions import DUAL_SOURCE, NUMPY_SOURCE
 from ..kernels import KernelPrograms
 from ..program import Program
 
@@ -25,10 +26,18 @@ class _Printer(SciPyPrinter):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__({"fully_qualified_modules": False})
+        self.used: set[str] = set()
 
     def _print_asin(self, expr: Expr) -> str:
-        self.module_imports["numpy"] |= {"arcsin", "clip"}
-        return f"arcsin(clip({self._print(expr.args[0])}, -1.0, 1.0))"
+        self.module_imports["numpy"] |= {"arcsin", "maximum", "minimum"}
+        return f"arcsin(minimum(maximum({self._print(expr.args[0])}, -1.0), 1.0))"
+
+    def _print_Function(self, expr: Expr) -> str:
+        name = expr.func.__name__
+        if name not in NUMPY_SOURCE:
+            return str(super()._print_Function(expr))
+        self.used.add(name)
+        return f"{name}({', '.join(self._print(argument) for argument in expr.args)})"
 
 
 def module(programs: KernelPrograms, header: str) -> str:
@@ -38,21 +47,33 @@ def module(programs: KernelPrograms, header: str) -> str:
     pieces += [
         function(printer, program) for program in (*programs.expectations.values(), *programs.diffusion.values())
     ]
-    imports = "".join(
+    helpers = ""
+    if printer.used:  # they call one another
+        helpers = DUAL_SOURCE + "\n".join(NUMPY_SOURCE.values())
+    imports = ("import numpy as np\n" if helpers else "") + "".join(
         f"from {name} import {', '.join(sorted(functions))}\n"
         for name, functions in sorted(printer.module_imports.items())
         if functions
     )
     lines = "".join(f"# {line}\n" for line in header.splitlines())
     title = f'"""Gaussian expectations of the student {programs.student} and the teacher {programs.teacher}."""\n'
-    return lines + title + ("\n" + imports if imports else "") + "".join(f"\n\n{piece}" for piece in pieces)
+    return lines + title + ("\n" + imports if imports else "") + helpers + "".join(f"\n\n{piece}" for piece in pieces)
 
 
 def function(printer: Any, program: Program) -> str:
     """Return the source of one program as a function."""
     arguments = ", ".join(symbol.name for symbol in program.inputs)
     lines = [f"    {target.name} = {printer.doprint(expr)}\n" for target, expr in program.lets]
-    return f"def {program.name}({arguments}):\n{''.join(lines)}    return {printer.doprint(program.result)}\n"
+    result = printer.doprint(program.result)
+    if program.kinked:
+        entries = [symbol.name for symbol in program.inputs]
+        duals = [f"Dual({symbol.name}, {symbol.name if symbol.is_positive else '0.0'})" for symbol in program.inputs]
+        lines.insert(
+            0,
+            f"    {', '.join(entries)} = (\n        {', '.join(duals[:5])},\n        {', '.join(duals[5:])},\n    )\n",
+        )
+        result = f"({result}).a"
+    return f"def {program.name}({arguments}):\n{''.join(lines)}    return {result}\n"
 
 
 def _pointwise(printer: Any, name: str, expr: Expr) -> str:

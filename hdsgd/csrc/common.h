@@ -4,6 +4,7 @@
 
 #ifdef HDSGD_VECTOR_MATH /* glibc's vector library has these under their usual names */
 __attribute__((simd("notinbranch"), const)) double asin(double);
+__attribute__((simd("notinbranch"), const)) double atan2(double, double);
 __attribute__((simd("notinbranch"), const)) double erf(double);
 __attribute__((simd("notinbranch"), const)) double exp(double);
 #endif
