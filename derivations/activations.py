@@ -28,6 +28,9 @@ BUILTINS: dict[str, Builtin] = {
         Builtin("gelu", "gelu(x)", "x Φ(x), Φ the normal distribution function"),
         Builtin("normcdf", "normcdf(x)", "Φ(x), a sigmoid"),
         Builtin("sign", "sign(x)", "the perceptron", student=False),
+        Builtin("sin", "sin(x)", "a wave"),
+        Builtin("cos", "cos(x)", "a wave, even"),
+        Builtin("exp", "exp(x)", "exponential growth"),
         Builtin("gaussian", "exp(-x**2/2)", "a bump"),
     )
 }

@@ -3,7 +3,8 @@
 Input
     A SymPy expression in the real symbol ``x``.
 Output
-    :class:`AtomSum`: Σ P(x) · exp(−α x²/2) · ∏ erf(κᵢ x) · sign(x)^s or δ(x), grouped by everything but the polynomial P.
+    :class:`AtomSum`: Σ P(x) · exp(−α x²/2 + βx) · ∏ erf(κᵢ x) · sign(x)^s or δ(x), grouped by all but the polynomial P.
+    Sines and cosines are exponentials with an imaginary β.
 
 The atoms are what the Gaussian rules of :mod:`.rules` can integrate; whatever is not of this form is refused with the
 reason by :class:`NotClosed`.
@@ -28,7 +29,8 @@ class NotClosed(ValueError):
     """No rule gives this expectation in closed form; the message says which part is to blame."""
 
 
-def _trim(coefficients: list[Expr]) -> Polynomial:
+def trim(coefficients: list[Expr]) -> Polynomial:
+    """Return a polynomial without trailing zeros."""
     while coefficients and coefficients[-1] == 0:
         coefficients.pop()
     return tuple(coefficients)
@@ -43,16 +45,17 @@ def derivative(polynomial: Polynomial, order: int = 1) -> Polynomial:
 
 @dataclass(frozen=True)
 class Kind:
-    """What multiplies the polynomial of an atom: exp(−alpha x²/2) · ∏ erf(kappa x) · sign(x) or δ(x)."""
+    """What multiplies the polynomial of an atom: exp(−alpha x²/2 + beta x) · ∏ erf(kappa x) · sign(x) or δ(x)."""
 
     alpha: Expr = S.Zero
+    beta: Expr = S.Zero
     kappas: tuple[Expr, ...] = ()
     sign: bool = False
     delta: bool = False
 
     def sort_key(self) -> str:
         """Return a text that orders kinds identically in every process."""
-        return f"{sympy.srepr((self.alpha, self.kappas))}{self.sign}{self.delta}"
+        return f"{sympy.srepr((self.alpha, self.beta, self.kappas))}{self.sign}{self.delta}"
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class AtomSum:
             total.extend([S.Zero] * (len(polynomial) - len(total)))
             for n, coefficient in enumerate(polynomial):
                 total[n] += coefficient
-        kept = ((kind, _trim([sympy.expand(c) for c in total])) for kind, total in sums.items())
+        kept = ((kind, trim([sympy.expand(c) for c in total])) for kind, total in sums.items())
         return cls(tuple(sorted((item for item in kept if item[1]), key=lambda item: item[0].sort_key())))
 
     def derivative(self) -> AtomSum:
@@ -85,10 +88,12 @@ class AtomSum:
                     yield Kind(delta=True), (2 * polynomial[0],)
                 if kind.alpha != 0:
                     yield kind, (S.Zero, *(-kind.alpha * c for c in polynomial))
+                if kind.beta != 0:
+                    yield kind, tuple(kind.beta * c for c in polynomial)
                 for i, kappa in enumerate(kind.kappas):
                     rest = kind.kappas[:i] + kind.kappas[i + 1 :]
                     factor = 2 * kappa / sympy.sqrt(sympy.pi)
-                    smooth = Kind(kind.alpha + 2 * kappa**2, rest, kind.sign)
+                    smooth = Kind(kind.alpha + 2 * kappa**2, kind.beta, rest, kind.sign)
                     yield smooth, tuple(factor * c for c in polynomial)
 
         return AtomSum.collect(parts())
@@ -107,14 +112,21 @@ class AtomSum:
                 raise NotClosed("the activation jumps: its derivative has no value there")
             power_sum = sum((c * x**n for n, c in enumerate(polynomial)), S.Zero)
             erfs = sympy.Mul(*(sympy.erf(kappa * x) for kappa in kind.kappas))
-            total += power_sum * sympy.exp(-kind.alpha * x**2 / 2) * erfs * (sympy.sign(x) if kind.sign else 1)
+            growth, frequency = kind.beta.as_real_imag()
+            if frequency.is_negative:
+                continue  # the conjugate of another atom, which counts twice
+            if frequency != 0:
+                even, odd = power_sum.as_real_imag()
+                power_sum = 2 * (even * sympy.cos(frequency * x) - odd * sympy.sin(frequency * x))
+            exponential = sympy.exp(-kind.alpha * x**2 / 2 + growth * x)
+            total += power_sum * exponential * erfs * (sympy.sign(x) if kind.sign else 1)
         return total
 
 
 def _atom(term: Expr) -> tuple[Kind, Polynomial]:
     x = variable()
     coefficient, power = S.One, 0
-    alpha, kappas, signs = S.Zero, [], 0
+    alpha, beta, kappas, signs = S.Zero, S.Zero, [], 0
     for factor in sympy.Mul.make_args(term):
         base, exponent = (factor.base, factor.exp) if factor.is_Pow and factor.exp.is_Integer else (factor, Integer(1))
         if not factor.has(x):
@@ -133,19 +145,26 @@ def _atom(term: Expr) -> tuple[Kind, Polynomial]:
             coefficient *= sympy.sign(slope) ** exponent
             signs += int(exponent)
         elif base.func is sympy.exp and exponent > 0:
-            quadratic = -2 * exponent * base.args[0] / x**2
-            quadratic = sympy.expand(quadratic)
-            if quadratic.has(x):
-                raise NotClosed(f"exp({base.args[0]}): only exp(-c*x**2) is supported")
-            if not quadratic.is_positive:
-                raise NotClosed(f"exp({base.args[0]}): its expectations are infinite once the variance is large")
-            alpha += quadratic
+            constant, linear, quadratic = _quadratic(sympy.expand(exponent * base.args[0]))
+            if not (quadratic == 0 or quadratic.is_negative):
+                raise NotClosed(f"{factor}: its expectations are infinite once the variance is large")
+            coefficient *= sympy.exp(constant)
+            alpha, beta = alpha - 2 * quadratic, beta + linear
         else:
             raise NotClosed(f"{factor}: no rule gives its Gaussian expectations in closed form")
-    if coefficient.is_real is not True or not coefficient.is_finite:
-        raise NotClosed(f"the coefficient {coefficient} is not a real number")
-    kind = Kind(alpha, tuple(sorted(kappas, key=sympy.default_sort_key)), sign=signs % 2 == 1)
-    return kind, (*([S.Zero] * power), coefficient)
+    kind = Kind(alpha, beta, tuple(sorted(kappas, key=sympy.default_sort_key)), signs % 2 == 1)
+    return kind, (
+        *([S.Zero] * power),
+        sympy.expand(coefficient, complex=True) if coefficient.has(sympy.I) else coefficient,
+    )
+
+
+def _quadratic(exponent: Expr) -> tuple[Expr, Expr, Expr]:
+    """Return the coefficients of 1, x and x² of an exponent."""
+    x = variable()
+    if not exponent.is_polynomial(x) or sympy.degree(exponent, x) > 2:
+        raise NotClosed(f"exp({exponent}): only exp(a*x - c*x**2) has closed expectations")
+    return tuple(exponent.coeff(x, n) for n in range(3))  # type: ignore[return-value]
 
 
 @cache
@@ -162,9 +181,12 @@ def from_formula(formula: str) -> AtomSum:
 
 def from_expression(expression: Expr) -> AtomSum:
     """Return the atoms of a SymPy expression in the real symbol ``x``."""
-    expression = sympy.expand(expression, power_exp=False)
     if expression.has(sympy.zoo, sympy.nan, sympy.oo):
         raise NotClosed("the formula divides by zero")
+    if expression.has(sympy.I):
+        raise NotClosed("the activation is not real: it has the root of a negative number")
+    waves = {wave: wave.rewrite(sympy.exp) for wave in expression.atoms(sympy.sin, sympy.cos)}
+    expression = sympy.expand(expression.xreplace(waves), power_exp=False)
     atoms = AtomSum.collect(_atom(term) for term in sympy.Add.make_args(expression) if term != 0)
     if not atoms.terms:
         raise NotClosed("the activation is zero: its network has nothing to learn")

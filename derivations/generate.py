@@ -120,7 +120,7 @@ def _value_drift(name: str, old_text: str, new_text: str) -> list[str]:
             entries = random_covariance(rng, slots)[np.triu_indices(slots)]
             values = [*entries, *rng.uniform(0.1, 1.0, size=max(count - len(entries), 0))][:count]
             before, after = function(*values), new[key](*values)
-            if abs(before - after) > 1e-12 * max(1.0, abs(before)):
+            if not abs(before - after) <= 1e-12 * max(1.0, abs(before)):  # also where one is NaN
                 found.append(f"{name}/kernel.py: {key} changed its value")
                 break
     return found

@@ -29,7 +29,7 @@ MAX_COEFFICIENT_DIGITS = 80
 MAX_TERMS = 200
 
 #: functions of one argument; ``he<n>`` (Hermite polynomials) is recognised by its pattern
-FUNCTIONS = ("abs", "erf", "exp", "gelu", "normcdf", "relu", "sign", "sqrt")
+FUNCTIONS = ("abs", "cos", "erf", "exp", "gelu", "normcdf", "relu", "sign", "sin", "sqrt")
 #: functions of two arguments
 FUNCTIONS_2 = ("leaky_relu", "max", "min")
 _HERMITE = re.compile(r"he(\d{1,2})\Z")
@@ -235,6 +235,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
 
     return {
         "abs": absolute,
+        "cos": sympy.cos,
         "erf": sympy.erf,
         "exp": sympy.exp,
         "gelu": lambda u: u * normcdf(u),
@@ -244,6 +245,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
         "normcdf": normcdf,
         "relu": lambda u: half * (u + absolute(u)),
         "sign": sympy.sign,
+        "sin": sympy.sin,
         "sqrt": sympy.sqrt,
     }
 

@@ -9,6 +9,8 @@ The rules, in the order in which they are applied to a product of atoms:
 
 tilt
     exp(−αx²/2) is absorbed by a rank-one update of the covariance and a factor (1 + αC)^(−1/2).
+shift
+    exp(βx) moves the mean to βC; an imaginary β makes sines and cosines.
 smooth
     erf(κx) = E sign(y), y = x + ξ with Var ξ = 1/(2κ²): the sign of a variable whose variance never vanishes.
 Wick
@@ -17,8 +19,8 @@ Wick
 Stein
     E[x g] = Σ_j C_xj E[∂_j g] strips one power of a polynomial that stands beside signs.
 condition
-    ∂ sign(y) = 2δ(y): a Schur complement and the density of y at zero.  The variance of a bare sign(x) can vanish, where
-    variables coincide: a sign without direction averages to zero (see :mod:`.functions`).
+    ∂ sign(y) = 2δ(y): a Schur complement and the density of y at zero.  The variance of a bare sign(x) can vanish,
+    where variables coincide: a sign without direction averages to zero (see :mod:`.functions`).
 signs
     E[sign(u) sign(v)] = (2/π) asin ρ, itself derived and certified by :func:`two_signs`; an odd number of signs
     vanishes by symmetry; four signs are Plackett's one-dimensional integral.
@@ -35,7 +37,7 @@ from typing import TypeAlias
 import sympy
 from sympy import Expr, Rational, S, Symbol, pi, sqrt
 
-from .atoms import AtomSum, Kind, NotClosed, Polynomial, derivative
+from .atoms import AtomSum, Kind, NotClosed, Polynomial, derivative, trim
 from .functions import clean, density, foursigns, share, signsign
 from .program import Builder, Program, covariance_inputs, covariance_symbol
 
@@ -94,7 +96,7 @@ class Derivation:
         return self._builder.let(expr)
 
     def _atoms(self, cov: Covariance, choice: tuple[tuple[Kind, Polynomial], ...]) -> Expr:
-        """Condition on every δ, tilt by every Gaussian, make signs of every erf, and go on with polynomials and signs."""
+        """Condition on every δ, tilt by Gaussians, shift by exponentials, make signs of every erf, and go on."""
         weight = S.One
         polynomials = [polynomial for _, polynomial in choice]
         for slot, (kind, polynomial) in enumerate(choice):
@@ -106,6 +108,8 @@ class Derivation:
             if kind.alpha != 0:
                 cov, factor = self._tilt(cov, slot, kind.alpha)
                 weight *= factor
+        if any(kind.beta != 0 for kind, _ in choice):
+            return weight * self._shifted(cov, choice, polynomials)
         signs: list[Sign] = []
         for slot, (kind, _) in enumerate(choice):
             for kappa in kind.kappas:
@@ -117,6 +121,33 @@ class Derivation:
                 cov = self._extend(cov, slot, own if own == scale else clean(own, scale))
                 signs.append((len(cov) - 1, scale))
         return weight * self._polynomials_and_signs(cov, tuple(enumerate(polynomials)), tuple(signs))
+
+    def _shifted(
+        self, cov: Covariance, choice: tuple[tuple[Kind, Polynomial], ...], polynomials: list[Polynomial]
+    ) -> Expr:
+        """Absorb exp(Σ β_u x_u), β = growth + i frequency, by a shift of the mean to C β; return the real part."""
+        if any(kind.kappas or kind.sign for kind, _ in choice):
+            raise NotClosed("a product of exp, sin or cos with erf or a kink has no closed form")
+        slots = range(len(choice))
+        growth, frequency = zip(*(kind.beta.as_real_imag() for kind, _ in choice), strict=True)
+        pairs = list(itertools.product(slots, slots))
+        size = sum(((growth[u] * growth[v] - frequency[u] * frequency[v]) * cov[u][v] / 2 for u, v in pairs), S.Zero)
+        phase = sum((growth[u] * frequency[v] * cov[u][v] for u, v in pairs), S.Zero)
+        modulus = self._let(sympy.exp(sympy.expand(size)))
+        turn = {"cos": sympy.cos(sympy.expand(phase)), "sin": sympy.sin(sympy.expand(phase))}
+        parts = []
+        for u in slots:
+            real, imaginary = (self._let(sum(b[v] * cov[u][v] for v in slots)) for b in (growth, frequency))
+            parts.append(_complex_shift(polynomials[u], real, imaginary))
+        real = imaginary = S.Zero
+        for which in itertools.product((0, 1), repeat=len(parts)):
+            value = self._polynomials_and_signs(cov, tuple((u, parts[u][w]) for u, w in enumerate(which)), ())
+            factor = sympy.I ** sum(which) * value  # i for each imaginary part
+            if sum(which) % 2:
+                imaginary += factor / sympy.I
+            else:
+                real += factor
+        return modulus * (real * self._let(turn["cos"]) - imaginary * self._let(turn["sin"]))
 
     def _tilt(self, cov: Covariance, slot: int, alpha: Expr) -> tuple[Covariance, Expr]:
         growth = self._let(1 + alpha * cov[slot][slot])
@@ -249,6 +280,15 @@ def _moment(polynomial: Polynomial, variance: Expr) -> Expr:
     return sum(
         (c * sympy.factorial2(n - 1) * variance ** (n // 2) for n, c in enumerate(polynomial) if n % 2 == 0), S.Zero
     )
+
+
+def _complex_shift(polynomial: Polynomial, real: Expr, imaginary: Expr) -> tuple[Polynomial, Polynomial]:
+    """Return the real and imaginary parts of the coefficients of f(x + real + i imaginary)."""
+    x = Symbol("x", real=True)
+    shifted = sum((c * (x + real + sympy.I * imaginary) ** n for n, c in enumerate(polynomial)), S.Zero)
+    coefficients = reversed(sympy.Poly(sympy.expand(shifted), x).all_coeffs())
+    parts = [coefficient.as_real_imag() for coefficient in coefficients]
+    return trim([part[0] for part in parts]), trim([part[1] for part in parts])
 
 
 def _odd(polynomials: Sequence[tuple[int, Polynomial]], signs: tuple[Sign, ...]) -> bool:

@@ -95,6 +95,22 @@ def test_a_wrong_formula_is_caught():
         verify.check(wrong, ("erf(x/sqrt(2))",) * 4)
 
 
+def test_not_a_number_is_caught():
+    program = derive("I4", (from_formula("erf(x/sqrt(2))"),) * 4)
+    wrong = Program(program.name, program.inputs, program.lets, program.result * sympy.sqrt(program.inputs[0] - 100))
+    with np.errstate(invalid="ignore"), pytest.raises(verify.VerificationError):
+        verify.check(wrong, ("erf(x/sqrt(2))",) * 4)
+
+
+def test_a_wrong_diffusion_is_caught():
+    programs = KernelPrograms("x**2", "x**2")
+    verify.verify(programs)
+    right = programs.diffusion["cov_QM"]
+    programs.diffusion["cov_QM"] = Program(right.name, right.inputs, right.lets, right.result * 2)
+    with pytest.raises(verify.VerificationError, match="cov_QM"):
+        verify.verify(programs)
+
+
 def test_a_swapped_index_is_caught():
     program = derive("I3", (from_formula("x**3 - 3*x"),) * 3)
     C12, C13 = program.inputs[1:3]

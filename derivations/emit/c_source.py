@@ -122,10 +122,10 @@ def _dual_function(program: Program) -> str:
     """Return a kinked program as a C function that calculates in first-order numbers."""
     printer = DualPrinter()
     arguments = ", ".join(f"double c{symbol.name[1:]}" for symbol in program.inputs)
-    lines = [
-        f"    const dual {symbol.name} = dual_of(c{symbol.name[1:]}, {f'c{symbol.name[1:]}' if symbol.is_positive else '0.0'});\n"
-        for symbol in program.inputs
-    ]
+    lines = []
+    for symbol in program.inputs:
+        value = f"c{symbol.name[1:]}"
+        lines.append(f"    const dual {symbol.name} = dual_of({value}, {value if symbol.is_positive else '0.0'});\n")
     lines += [f"    const dual {target.name} = {printer.doprint(expr)};\n" for target, expr in program.lets]
     used = program.result.free_symbols.union(*(expr.free_symbols for _, expr in program.lets))
     lines += [f"    (void){symbol.name};\n" for symbol in program.inputs if symbol not in used]
@@ -146,8 +146,8 @@ def _plain_block(name: str) -> str:
         for (long a = {first_a}; a < {end_a}; a++)
             for (long b = {"a" if symmetric else first_b}; b < {end_b}; b++) {{
                 const double weight = {"(a == b ? 1.0 : 2.0)" if symmetric else "2.0"}*v[a]*v[b];
-                N[q] += weight*{name}(C[j*n + j], C[j*n + l], C[j*n + a], C[j*n + b], C[l*n + l], C[l*n + a], C[l*n + b],
-                                      C[a*n + a], C[a*n + b], C[b*n + b]);
+                N[q] += weight*{name}(C[j*n + j], C[j*n + l], C[j*n + a], C[j*n + b], C[l*n + l], C[l*n + a],
+                                      C[l*n + b], C[a*n + a], C[a*n + b], C[b*n + b]);
             }}
     }}
 }}

@@ -120,7 +120,8 @@ static inline dual dual_signsign(dual c, dual u, dual v)
 }
 
 /* Signs of vanishing variables correlate only with one another, at the next order. */
-static dual dual_foursigns(dual c12, dual c13, dual c14, dual c23, dual c24, dual c34, dual v1, dual v2, dual v3, dual v4)
+static dual dual_foursigns(dual c12, dual c13, dual c14, dual c23, dual c24, dual c34,
+                           dual v1, dual v2, dual v3, dual v4)
 {
     static const int pair[6][2] = {{0, 1}, {0, 2}, {0, 3}, {1, 2}, {1, 3}, {2, 3}};
     const dual c[6] = {c12, c13, c14, c23, c24, c34}, v[4] = {v1, v2, v3, v4};
@@ -134,8 +135,10 @@ static dual dual_foursigns(dual c12, dual c13, dual c14, dual c23, dual c24, dua
     if (vanishing != 2) return dual_of(0.0, 0.0);
     for (int i = 0; i < 6; i++) {
         const int u = pair[i][0], w = pair[i][1], y = pair[5 - i][0], z = pair[5 - i][1];
-        if (which == ((1 << y) | (1 << z)))
-            return dual_of(0.4052847345693511*signsign(c[i].a, v[u].a, v[w].a)*signsign(c[5 - i].b, v[y].b, v[z].b), 0.0);
+        if (which == ((1 << y) | (1 << z))) {
+            const double regular = signsign(c[i].a, v[u].a, v[w].a), below = signsign(c[5 - i].b, v[y].b, v[z].b);
+            return dual_of(0.4052847345693511*regular*below, 0.0);
+        }
     }
     return dual_of(0.0, 0.0);
 }
@@ -368,8 +371,8 @@ static void noise_I4(long p, long n, const double *C, const double *v, const int
         for (long a = 0; a < n; a++)
             for (long b = a; b < n; b++) {
                 const double weight = (a == b ? 1.0 : 2.0)*v[a]*v[b];
-                N[q] += weight*I4(C[j*n + j], C[j*n + l], C[j*n + a], C[j*n + b], C[l*n + l], C[l*n + a], C[l*n + b],
-                                      C[a*n + a], C[a*n + b], C[b*n + b]);
+                N[q] += weight*I4(C[j*n + j], C[j*n + l], C[j*n + a], C[j*n + b], C[l*n + l], C[l*n + a],
+                                      C[l*n + b], C[a*n + a], C[a*n + b], C[b*n + b]);
             }
     }
 }
