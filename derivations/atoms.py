@@ -134,7 +134,7 @@ def _atom(term: Expr) -> tuple[Kind, Polynomial]:
         elif base == x and exponent > 0:
             power += int(exponent)
         elif base.func is sympy.erf and exponent > 0:
-            kappa = base.args[0] / x
+            kappa = sympy.cancel(sympy.expand(base.args[0]) / x)
             if kappa.has(x) or not kappa.is_positive:
                 raise NotClosed(f"erf({base.args[0]}): only erf(c*x) with a constant c has closed expectations")
             kappas += [kappa] * int(exponent)

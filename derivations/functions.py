@@ -5,6 +5,7 @@ Each is a SymPy function that stays unevaluated, with its meaning in numpy here 
 that vanishes under conditioning leaves a sign without direction, whose average over both sides is zero.
 
 ======================  =======================================================================================
+positive(v)             max(v, 0): a variance that rounding made negative
 clean(v, s)             v, or 0 where the conditional variance v is rounding beside the variance s
 share(c, v)             c/v, or 0 where v = 0
 density(v)              1/sqrt(2πv), or 0 where v = 0: the density of a centred Gaussian at zero
@@ -24,6 +25,13 @@ import sympy
 
 ROUNDING = 1e-14  # conditional variances below this fraction are rounding
 _STEP, _SIDE = 0.14, 28  # tanh-sinh rule of foursigns: 1e-15 for ordinary covariances, robust at degenerate ones
+
+
+class positive(sympy.Function):  # type: ignore[misc]
+    """A variance, 0 where rounding made it negative."""
+
+    nargs = 1
+    is_real = True
 
 
 class clean(sympy.Function):  # type: ignore[misc]
@@ -61,7 +69,7 @@ class foursigns(sympy.Function):  # type: ignore[misc]
     is_real = True
 
 
-FUNCTIONS = (clean, share, density, signsign, foursigns)
+FUNCTIONS = (positive, clean, share, density, signsign, foursigns)
 
 #: first-order numbers a + τb: the covariance plus an infinitesimal independent part τ of each variable, which gives a
 #: direction to signs that have none where variables coincide
@@ -109,6 +117,10 @@ class Dual:
 
 #: numpy text of the functions; a generated module carries those that it uses
 NUMPY_SOURCE = {
+    "positive": """
+def positive(v):
+    return Dual(np.maximum(v.a, 0.0), v.b) if isinstance(v, Dual) else np.maximum(v, 0.0)
+""",
     "clean": """
 def clean(v, s):
     if isinstance(v, Dual):
@@ -198,6 +210,9 @@ def foursigns(c12, c13, c14, c23, c24, c34, v1, v2, v3, v4):
 
 #: C text of the same functions
 C_SOURCE = {
+    "positive": """
+static inline double positive(double v) { return v > 0.0 ? v : 0.0; }
+""",
     "clean": """
 static inline double clean(double v, double s) { return v > 1e-14*s ? v : 0.0; }
 """,
@@ -285,6 +300,7 @@ static inline dual dual_inverse(dual x) { return dual_of(1.0/x.a, -x.b/(x.a*x.a)
 static inline dual dual_sqrt(dual x) { return dual_of(sqrt(x.a), 0.0); } /* of weights, the value is enough */
 static inline dual dual_asin(dual x) { return dual_of(asin1(x.a), 0.0); }
 static inline dual dual_exp(dual x) { return dual_of(exp(x.a), 0.0); }
+static inline dual dual_positive(dual v) { return dual_of(positive(v.a), v.b); }
 static inline dual dual_clean(dual v, dual s) { return dual_of(clean(v.a, s.a), v.b); }
 static inline dual dual_density(dual v) { return dual_of(density(v.a), 0.0); }
 
@@ -386,6 +402,7 @@ def _mp_foursigns(*entries: Any) -> Any:
 
 
 MPMATH: dict[str, Any] = {
+    "positive": lambda v: max(v, mpmath.mpf(0)),
     "clean": _mp_clean,
     "share": lambda c, v: c / v if v > 0 else mpmath.mpf(0),
     "density": lambda v: 1 / mpmath.sqrt(2 * mpmath.pi * v) if v > 0 else mpmath.mpf(0),

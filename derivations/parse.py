@@ -169,6 +169,11 @@ def _tree(text: object) -> ast.expr:
     return body
 
 
+def is_word(name: str) -> bool:
+    """Return whether a name is a word of the language, and so cannot name an activation."""
+    return name in ("x", "pi", *FUNCTIONS, *FUNCTIONS_2) or _HERMITE.match(name) is not None
+
+
 def normalise(text: str) -> str:
     """Return the formula in canonical spelling, after checking every part of it.
 

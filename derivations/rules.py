@@ -38,7 +38,7 @@ import sympy
 from sympy import Expr, Rational, S, Symbol, pi, sqrt
 
 from .atoms import AtomSum, Kind, NotClosed, Polynomial, derivative, trim
-from .functions import clean, density, foursigns, share, signsign
+from .functions import clean, density, foursigns, positive, share, signsign
 from .program import Builder, Program, covariance_inputs, covariance_symbol
 
 Covariance: TypeAlias = tuple[tuple[Expr, ...], ...]
@@ -152,14 +152,15 @@ class Derivation:
     def _tilt(self, cov: Covariance, slot: int, alpha: Expr) -> tuple[Covariance, Expr]:
         growth = self._let(1 + alpha * cov[slot][slot])
         size = range(len(cov))
-        share = [self._let(cov[u][slot] / growth) for u in size]  # = the updated covariances with ``slot`` itself
+        shares = [self._let(cov[u][slot] / growth) for u in size]  # = the updated covariances with ``slot`` itself
         rows = [[S.Zero] * len(cov) for _ in size]
         for u in size:
             for v in range(u, len(cov)):
                 if slot in (u, v):
-                    value = share[v if u == slot else u]
+                    value = shares[v if u == slot else u]
                 else:
-                    value = self._let(cov[u][v] - alpha * share[u] * cov[slot][v])
+                    value = self._let(cov[u][v] - alpha * shares[u] * cov[slot][v])
+                    value = self._let(positive(value)) if u == v else value
                 rows[u][v] = rows[v][u] = value
         return tuple(map(tuple, rows)), self._let(1 / sqrt(growth))
 

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ._compiler import private_folder
+from ._compiler import cache_dir, private_folder
 
 
 @cache
@@ -165,10 +165,16 @@ def saved_names() -> dict[str, str]:
 
 
 def check_name(name: str, formula: str) -> None:
-    """Refuse a name that stands for something else; raises ValueError."""
+    """Refuse a name that stands for something else, or could not be kept; raises ValueError."""
     for known in (builtins(), saved_names()):
         if known.get(name, formula) != formula:
             raise ValueError(f"the name {name!r} already stands for {known[name]}: choose another name")
+    from .derivations.parse import is_word
+
+    if not name or is_word(name):
+        raise ValueError(f"{name!r} cannot name an activation: choose another word than x, pi and the functions' names")
+    if _names() != cache_dir() / "names":
+        raise ValueError(f"the cache {str(cache_dir())!r} cannot be written, so no name is kept: set HDSGD_CACHE_DIR")
 
 
 def save_name(name: str, formula: str) -> None:

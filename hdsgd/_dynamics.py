@@ -120,7 +120,8 @@ class Dynamics:
             noise = self.kernel.noise(Q, M, P, a, a_star, self.problem.Delta)
             dQ = dQ + (gamma / p) * a[:, :, None] * a[:, None, :] * noise
         if self.problem.spherical:
-            half = 0.5 * np.diagonal(dQ, axis1=1, axis2=2)
+            # per Q_jj, which is 1 up to rounding: otherwise the norms would leave the sphere exponentially
+            half = 0.5 * np.diagonal(dQ, axis1=1, axis2=2) / np.diagonal(Q, axis1=1, axis2=2)
             dQ, dM = dQ - Q * (half[:, :, None] + half[:, None, :]), dM - M * half[:, :, None]
         return dQ, dM
 
@@ -176,17 +177,22 @@ class Dynamics:
 
 
 class System:
-    """The overlaps' equations for y = (Q, M) flattened row by row, at fixed teacher and second layers."""
+    """The overlaps' equations as dy/dt = rhs(t, y), at fixed teacher and second layers.
+
+    y holds the upper triangle of Q by rows and M by rows.  On the sphere it leaves out the diagonal, which is exactly 1
+    there: the norms, like an antisymmetric part of Q, are unstable directions of the projected equations.
+    """
 
     def __init__(self, dynamics: Dynamics, state: Overlaps) -> None:
         self.p, self.k = state.p, state.k
+        self._upper = np.triu_indices(state.p, 1 if dynamics.problem.spherical else 0)
         self._dynamics, self._state = dynamics, state
         self._fixed = tuple(np.array(x, dtype=float) for x in (state.P, state.a, state.a_star))
         if dynamics.backend == "c":
             library, problem = dynamics.kernel.library, dynamics.problem
             self._work = dynamics.kernel.scratch(self.p, self.k)
             addresses = tuple(x.ctypes.data for x in self._fixed)
-            size, work = self.p * (self.p + self.k), self._work.ctypes.data
+            size, work = len(self._upper[0]) + self.p * self.k, self._work.ctypes.data
             p, k, gamma, Delta, spherical = self.p, self.k, problem.gamma, problem.Delta, int(problem.spherical)
             compiled_rhs, compiled_risk = library.hdsgd_rhs, library.hdsgd_risk
 
@@ -198,7 +204,7 @@ class System:
 
             def risk(y: Array) -> float:
                 y = np.ascontiguousarray(y, dtype=float)
-                return max(float(compiled_risk(p, k, y.ctypes.data, *addresses)), 0.0)
+                return max(float(compiled_risk(p, k, spherical, y.ctypes.data, *addresses, work)), 0.0)
 
             self.rhs, self.risk = rhs, risk
         else:
@@ -206,12 +212,18 @@ class System:
 
     def pack(self, state: Overlaps) -> Array:
         """Return (Q, M) of a state without replica axis as one vector."""
-        return np.concatenate((state.Q.ravel(), state.M.ravel()))
+        return self.packed(state.Q, state.M)
+
+    def packed(self, Q: Array, M: Array) -> Array:
+        """Return full Q (p, p) and M (p, k) as one vector."""
+        return np.concatenate((Q[self._upper], M.ravel()))
 
     def unpack(self, y: Array) -> tuple[Array, Array]:
         """Return Q (p, p) and M (p, k) of a vector."""
-        split = self.p * self.p
-        return y[:split].reshape(self.p, self.p), y[split:].reshape(self.p, self.k)
+        split = len(self._upper[0])
+        Q = np.eye(self.p)
+        Q[self._upper] = y[:split]
+        return Q + np.triu(Q, 1).T, y[split:].reshape(self.p, self.k)
 
     def _arguments(self, y: Array) -> tuple[Array, Array, Array, Array, Array]:
         Q, M = self.unpack(y)
@@ -219,7 +231,7 @@ class System:
 
     def _rhs(self, t: float, y: Array) -> Array:
         dQ, dM = self._dynamics._drift(*self._arguments(y))
-        return np.concatenate((dQ.ravel(), dM.ravel()))
+        return self.packed(dQ[0], dM[0])
 
     def _risk(self, y: Array) -> float:
         return max(float(self._dynamics.kernel.risk(*self._arguments(y))[0]), 0.0)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _bridge
-from ._activation import Activation, activation
+from . import _activation, _bridge
+from ._activation import Activation
 from ._checks import array, choice
 from ._kernel import Array, evaluate
 
@@ -59,7 +59,7 @@ def integral(name: str, activations: str | Activation | Sequence[str | Activatio
         activations = (activations,) * _FACTORS[name]
     if len(activations) != _FACTORS[name]:
         raise ValueError(f"{name} has {_FACTORS[name]} activations: pass one for all, or {_FACTORS[name]} of them")
-    resolved = tuple(activation(spec) for spec in activations)
+    resolved = tuple(_activation.activation(spec) for spec in activations)
     entries = [covariance[..., i, j] for i in range(size) for j in range(i, size)]
     if all(other.formula == resolved[0].formula for other in resolved):
         value = evaluate(name, resolved, covariance)
@@ -70,16 +70,22 @@ def integral(name: str, activations: str | Activation | Sequence[str | Activatio
 
 
 def _covariance(C: ArrayLike, size: int) -> Array:
-    covariance = np.asarray(C, dtype=float)
+    try:
+        covariance = np.asarray(C)
+        covariance = covariance.astype(float) if covariance.dtype.kind in "biuf" else np.empty(())
+    except ValueError:
+        covariance = np.empty(())
     if covariance.ndim < 2 or covariance.shape[-2:] != (size, size):
-        raise ValueError(f"C must have shape (..., {size}, {size}), not {covariance.shape}")
+        raise ValueError(
+            f"C must be real and of shape (..., {size}, {size}): the covariance of {size} variables"
+        )
     covariance = array("C", covariance.reshape(-1, size, size), ndim=(3,), shape="(..., n, n)").reshape(
         covariance.shape
     )
-    scale = np.abs(covariance).max(initial=0.0)
-    if np.abs(covariance - covariance.swapaxes(-1, -2)).max(initial=0.0) > 1e-10 * scale:
+    scale = np.abs(covariance).max(axis=(-2, -1), initial=0.0)
+    if np.any(np.abs(covariance - covariance.swapaxes(-1, -2)).max(axis=(-2, -1), initial=0.0) > 1e-10 * scale):
         raise ValueError("C must be symmetric: pass (C + C.T)/2 if that is meant")
-    if np.linalg.eigvalsh(covariance).min(initial=0.0) < -1e-10 * scale:
+    if np.any(np.linalg.eigvalsh(covariance).min(axis=-1, initial=0.0) < -1e-10 * scale):
         raise ValueError("C must be positive semidefinite: it is the covariance of the Gaussian variables")
     return covariance
 
@@ -120,7 +126,7 @@ class Report:
 
 
 def generate(
-    activation_: str | Activation,
+    activation: str | Activation,
     teacher_activation: str | Activation | None = None,
     *,
     name: str | None = None,
@@ -130,7 +136,7 @@ def generate(
 
     Parameters
     ----------
-    activation_ : str or Activation
+    activation : str or Activation
         A built-in name or a formula in ``x``.
     teacher_activation : str or Activation, optional
         The teacher's, where it differs.
@@ -158,11 +164,11 @@ def generate(
     True
     """
     start = time.perf_counter()
-    student = activation(activation_)
-    teacher = student if teacher_activation is None else activation(teacher_activation)
+    student = _activation.activation(activation)
+    teacher = student if teacher_activation is None else _activation.activation(teacher_activation)
     if name is not None:
-        student_named = Activation(student.formula, name)
         _bridge.check_name(name, student.formula)
+        student_named = Activation(student.formula, name)
     rendered, folder = _bridge.generate(student.formula, teacher.formula, None if out is None else Path(out))
     if name is not None:
         _bridge.save_name(name, student.formula)

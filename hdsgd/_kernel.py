@@ -92,7 +92,7 @@ class Kernel:
         library.hdsgd_rhs.restype = None
         library.hdsgd_rhs.argtypes = (long, long, real, real, ctypes.c_int, *(pointer,) * 6)
         library.hdsgd_risk.restype = real
-        library.hdsgd_risk.argtypes = (long, long, *(pointer,) * 4)
+        library.hdsgd_risk.argtypes = (long, long, ctypes.c_int, *(pointer,) * 5)
         return library
 
     def scratch(self, p: int, k: int) -> Array:
@@ -104,7 +104,8 @@ class Kernel:
         if self.backend == "c":
             return self._compiled(Q, M, P, a, a_star, 0.0, "risk")
         Omega, v = _omega(Q, M, P), _weights(a, a_star)
-        return np.asarray(0.5 * np.einsum("ra,rab,rb->r", v, self._two_point("I2", Omega, Q.shape[-1]), v))
+        weighted = self._two_point("I2", Omega, Q.shape[-1]) @ v[:, :, None]
+        return np.asarray(0.5 * (v[:, None, :] @ weighted)[:, 0, 0])
 
     def gradients(self, Q: Array, M: Array, P: Array, a: Array, a_star: Array) -> Array:
         """G_jb = E[σ'(u_j) u_b e], shape (R, p, n)."""

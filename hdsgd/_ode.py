@@ -249,7 +249,7 @@ class _Run:
         shift = max(np.abs(Q - raw_Q).max(initial=0.0), np.abs(M - raw_M).max(initial=0.0))
         a = np.broadcast_to(start.a, (n, p))
         risk = np.maximum(
-            [self.system.risk(np.concatenate((q.ravel(), m.ravel()))) for q, m in zip(Q, M, strict=True)], 0.0
+            [self.system.risk(self.system.packed(q, m)) for q, m in zip(Q, M, strict=True)], 0.0
         )
         stats: dict[str, Any] = {
             "steps": self.steps,

@@ -283,3 +283,21 @@ def test_scaling_of_a_homogeneous_activation():
     scaled = hdsgd.Overlaps(4 * state.Q, 4 * state.M, 4 * state.P, state.a, state.a_star)
     dyn = hdsgd.Dynamics(hdsgd.Problem("quadratic"))
     assert_allclose(dyn.risk(scaled), 16 * dyn.risk(state), rtol=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("method", ["auto", "Radau", "BDF"])
+def test_the_sphere_is_not_left_by_rounding(backend, method):
+    """Norms and an antisymmetric part of Q are unstable directions; normalised weights are off the sphere by an ulp."""
+    rng = np.random.default_rng(7)
+    W, W_star = rng.normal(size=(2, 50)), rng.normal(size=(1, 50))
+    W *= np.sqrt(50) / np.linalg.norm(W, axis=1, keepdims=True)
+    W_star *= np.sqrt(50) / np.linalg.norm(W_star)
+    start = hdsgd.Overlaps.from_weights(W, W_star)
+    problem = hdsgd.Problem("he3", gamma=0.01, spherical=True)
+    sol = hdsgd.solve_ode(problem, start, 5.0, method=method, backend=backend)
+    assert sol.status == hdsgd.Status.COMPLETED
+    assert_allclose(np.diagonal(sol.Q[-1]), 1.0, rtol=0, atol=1e-12)
+    reference = hdsgd.solve_ode(problem, start, 5.0, rtol=1e-11, atol=1e-13)
+    assert_allclose(sol.risk[-1], reference.risk[-1], rtol=1e-5)
+    assert abs(reference.risk[-1] - reference.risk[0]) < 0.7  # it has not blown up

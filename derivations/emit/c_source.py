@@ -54,8 +54,10 @@ def pairs(programs: KernelPrograms, header: str) -> str:
         else:
             pieces.append(_function(name, programs.expectations[own]))
     used = _functions_used(programs, TWO_POINT)
-    if used:  # signsign and the like; the noise needs all of them
-        pieces.insert(0, "".join(text for name, text in C_SOURCE.items() if name != "foursigns"))
+    used |= _functions_used(programs, _RANGES)
+    if used:  # the kinked ones call one another
+        names = ("positive",) if used == {"positive"} else tuple(name for name in C_SOURCE if name != "foursigns")
+        pieces.insert(0, "".join(C_SOURCE[name] for name in names))
     return _comment(header) + "\n" + "\n".join(pieces)
 
 

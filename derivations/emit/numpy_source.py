@@ -48,7 +48,9 @@ def module(programs: KernelPrograms, header: str) -> str:
         function(printer, program) for program in (*programs.expectations.values(), *programs.diffusion.values())
     ]
     helpers = ""
-    if printer.used:  # they call one another
+    if printer.used == {"positive"}:
+        helpers = "\n\ndef positive(v):\n    return np.maximum(v, 0.0)\n"
+    elif printer.used:  # they call one another
         helpers = DUAL_SOURCE + "\n".join(NUMPY_SOURCE.values())
     imports = ("import numpy as np\n" if helpers else "") + "".join(
         f"from {name} import {', '.join(sorted(functions))}\n"

@@ -15,54 +15,63 @@ static void noise_I4(long p, long n, const double *C, const double *v, const int
     double *const T3 = work;
     work += m;
     double *const T4 = work;
-    work += n*m;
-    double *const T5 = work;
-    work += n*p;
-    double *const T6 = work;
-    work += p;
-    double *const T7 = work;
-    work += p;
-    double *const T8 = work;
     work += m;
-    double *const T9 = work;
+    double *const T5 = work;
     work += n*m;
+    double *const T6 = work;
+    work += n*p;
+    double *const T7 = work;
+    work += n*p;
+    double *const T8 = work;
+    work += p;
+    double *const T9 = work;
+    work += p;
     double *const T10 = work;
+    work += m;
+    double *const T11 = work;
     work += n*m;
     double *const T12 = work;
-    work += m;
+    work += n*m;
     double *const T13 = work;
     work += n*m;
-    double *const T14 = work;
+    double *const T15 = work;
+    work += m;
+    double *const T16 = work;
+    work += n*m;
+    double *const T17 = work;
     work += n*m;
     (void)n; (void)work;
 #pragma omp simd
     for (long i = 0; i < p; i++) {
         T0[i] = 1.0 + C[i*(n + 1)];
-        T7[i] = 1.0/sqrt(T0[i]);
+        T9[i] = 1.0/sqrt(T0[i]);
     }
     for (long u = 0; u < n; u++) {
 #pragma omp simd
         for (long i = 0; i < p; i++) {
             T2[u*p + i] = C[u*n + i]/T0[i];
-            T5[u*p + i] = FMA(T2[u*p + i], -C[u*n + i], C[u*(n + 1)]);
+            T6[u*p + i] = FMA(T2[u*p + i], -C[u*n + i], C[u*(n + 1)]);
+            T7[u*p + i] = positive(T6[u*p + i]);
         }
     }
 #pragma omp simd
     for (long q = 0; q < m; q++) {
         T1[q] = C[J[q]*n + L[q]]/T0[J[q]];
         T3[q] = FMA(T1[q], -C[J[q]*n + L[q]], C[L[q]*(n + 1)]);
-        T8[q] = 1.0 + T3[q];
-        T12[q] = 1.0/sqrt(T8[q]);
+        T4[q] = positive(T3[q]);
+        T10[q] = 1.0 + T4[q];
+        T15[q] = 1.0/sqrt(T10[q]);
         acc[q] = 0.0;
     }
     for (long u = 0; u < n; u++) {
 #pragma omp simd
         for (long q = 0; q < m; q++) {
-            T4[u*m + q] = FMA(T1[q], -C[u*n + J[q]], C[u*n + L[q]]);
-            T9[u*m + q] = T4[u*m + q]/T8[q];
-            T10[u*m + q] = FMA(T9[u*m + q], -T4[u*m + q], T5[u*p + J[q]]);
-            T13[u*m + q] = 1.0 + T10[u*m + q];
-            T14[u*m + q] = 1.0/sqrt(T13[u*m + q]);
+            T5[u*m + q] = FMA(T1[q], -C[u*n + J[q]], C[u*n + L[q]]);
+            T11[u*m + q] = T5[u*m + q]/T10[q];
+            T12[u*m + q] = FMA(T5[u*m + q], -T11[u*m + q], T7[u*p + J[q]]);
+            T13[u*m + q] = positive(T12[u*m + q]);
+            T16[u*m + q] = 1.0 + T13[u*m + q];
+            T17[u*m + q] = 1.0/sqrt(T16[u*m + q]);
         }
     }
     for (long a = 0; a < n; a++) {
@@ -70,18 +79,18 @@ static void noise_I4(long p, long n, const double *C, const double *v, const int
         const double weight = (a == b ? v[a]*v[a] : 2.0*v[a]*v[b]);
 #pragma omp simd
         for (long i = 0; i < p; i++) {
-            T6[i] = FMA(T2[a*p + i], -C[b*n + i], C[a*n + b]);
+            T8[i] = FMA(T2[a*p + i], -C[b*n + i], C[a*n + b]);
         }
 #pragma omp simd
         for (long q = 0; q < m; q++) {
-            const double T11 = FMA(T9[a*m + q], -T4[b*m + q], T6[J[q]]);
-            const double T15 = asin1(T11*T14[a*m + q]*T14[b*m + q]);
-            acc[q] = FMA(weight, T15, acc[q]);
+            const double T14 = FMA(T5[b*m + q], -T11[a*m + q], T8[J[q]]);
+            const double T18 = asin1(T14*T17[a*m + q]*T17[b*m + q]);
+            acc[q] = FMA(weight, T18, acc[q]);
         }
     }
     }
 #pragma omp simd
-    for (long q = 0; q < m; q++) N[q] = FMA(0.4052847345693511*T12[q]*T7[J[q]], acc[q], N[q]);
+    for (long q = 0; q < m; q++) N[q] = FMA(0.4052847345693511*T15[q]*T9[J[q]], acc[q], N[q]);
 }
 
 static long noise_work(long p, long k)
@@ -89,7 +98,7 @@ static long noise_work(long p, long k)
     const long n = p + k, m = p*(p + 1)/2;
     long most = 0, size;
     (void)n;
-    size = m + p + m + n*p + m + n*m + n*p + p + p + m + n*m + n*m + m + n*m + n*m;
+    size = m + p + m + n*p + m + m + n*m + n*p + n*p + p + p + m + n*m + n*m + n*m + m + n*m + n*m;
     if (size > most) most = size;
     return most;
 }

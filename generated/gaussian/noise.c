@@ -15,69 +15,78 @@ static void noise_I4(long p, long n, const double *C, const double *v, const int
     double *const T3 = work;
     work += m;
     double *const T4 = work;
-    work += n*m;
+    work += m;
     double *const T5 = work;
-    work += n*p;
+    work += n*m;
     double *const T6 = work;
-    work += p;
+    work += n*p;
     double *const T7 = work;
-    work += p;
+    work += n*p;
     double *const T8 = work;
-    work += m;
+    work += p;
     double *const T9 = work;
-    work += m;
+    work += p;
     double *const T10 = work;
-    work += n*m;
+    work += m;
     double *const T11 = work;
-    work += n*m;
+    work += m;
     double *const T12 = work;
     work += n*m;
+    double *const T13 = work;
+    work += n*m;
     double *const T14 = work;
-    work += m;
+    work += n*m;
     double *const T15 = work;
     work += n*m;
-    double *const T16 = work;
-    work += n*m;
     double *const T17 = work;
+    work += m;
+    double *const T18 = work;
     work += n*m;
     double *const T19 = work;
     work += n*m;
-    double *const T23 = work;
+    double *const T20 = work;
+    work += n*m;
+    double *const T22 = work;
+    work += n*m;
+    double *const T27 = work;
     work += n*m;
     (void)n; (void)work;
 #pragma omp simd
     for (long i = 0; i < p; i++) {
         T0[i] = 1.0 + C[i*(n + 1)];
-        T7[i] = 1.0/sqrt(T0[i]);
+        T9[i] = 1.0/sqrt(T0[i]);
     }
     for (long u = 0; u < n; u++) {
 #pragma omp simd
         for (long i = 0; i < p; i++) {
             T2[u*p + i] = C[u*n + i]/T0[i];
-            T5[u*p + i] = FMA(T2[u*p + i], -C[u*n + i], C[u*(n + 1)]);
+            T6[u*p + i] = FMA(T2[u*p + i], -C[u*n + i], C[u*(n + 1)]);
+            T7[u*p + i] = positive(T6[u*p + i]);
         }
     }
 #pragma omp simd
     for (long q = 0; q < m; q++) {
         T1[q] = C[J[q]*n + L[q]]/T0[J[q]];
         T3[q] = FMA(T1[q], -C[J[q]*n + L[q]], C[L[q]*(n + 1)]);
-        T8[q] = 1.0 + T3[q];
-        T9[q] = T1[q]/T8[q];
-        T14[q] = 1.0/sqrt(T8[q]);
+        T4[q] = positive(T3[q]);
+        T10[q] = 1.0 + T4[q];
+        T11[q] = T1[q]/T10[q];
+        T17[q] = 1.0/sqrt(T10[q]);
         acc[q] = 0.0;
     }
     for (long u = 0; u < n; u++) {
 #pragma omp simd
         for (long q = 0; q < m; q++) {
-            T4[u*m + q] = FMA(T1[q], -C[u*n + J[q]], C[u*n + L[q]]);
-            T10[u*m + q] = T4[u*m + q]/T8[q];
-            T11[u*m + q] = FMA(T9[q], -T4[u*m + q], T2[u*p + J[q]]);
-            T12[u*m + q] = FMA(T4[u*m + q], -T10[u*m + q], T5[u*p + J[q]]);
-            T15[u*m + q] = 1.0 + T12[u*m + q];
-            T16[u*m + q] = T11[u*m + q]/T15[u*m + q];
-            T17[u*m + q] = T10[u*m + q]/T15[u*m + q];
-            T19[u*m + q] = FMA(T16[u*m + q], -T10[u*m + q], T9[q]);
-            T23[u*m + q] = 1.0/sqrt(T15[u*m + q]);
+            T5[u*m + q] = FMA(T1[q], -C[u*n + J[q]], C[u*n + L[q]]);
+            T12[u*m + q] = T5[u*m + q]/T10[q];
+            T13[u*m + q] = FMA(T5[u*m + q], -T11[q], T2[u*p + J[q]]);
+            T14[u*m + q] = FMA(T5[u*m + q], -T12[u*m + q], T7[u*p + J[q]]);
+            T15[u*m + q] = positive(T14[u*m + q]);
+            T18[u*m + q] = 1.0 + T15[u*m + q];
+            T19[u*m + q] = T13[u*m + q]/T18[u*m + q];
+            T20[u*m + q] = T12[u*m + q]/T18[u*m + q];
+            T22[u*m + q] = FMA(T19[u*m + q], -T12[u*m + q], T11[q]);
+            T27[u*m + q] = 1.0/sqrt(T18[u*m + q]);
         }
     }
     for (long a = 0; a < n; a++) {
@@ -85,25 +94,26 @@ static void noise_I4(long p, long n, const double *C, const double *v, const int
         const double weight = (a == b ? v[a]*v[a] : 2.0*v[a]*v[b]);
 #pragma omp simd
         for (long i = 0; i < p; i++) {
-            T6[i] = FMA(T2[a*p + i], -C[b*n + i], C[a*n + b]);
+            T8[i] = FMA(T2[a*p + i], -C[b*n + i], C[a*n + b]);
         }
 #pragma omp simd
         for (long q = 0; q < m; q++) {
-            const double T13 = FMA(T4[b*m + q], -T10[a*m + q], T6[J[q]]);
-            const double T18 = T13/T15[a*m + q];
-            const double T20 = FMA(T16[a*m + q], -T13, T11[b*m + q]);
-            const double T21 = FMA(T17[a*m + q], -T13, T10[b*m + q]);
-            const double T22 = FMA(T18, -T13, T12[b*m + q]);
-            const double T24 = 1.0 + T22;
-            const double T25 = T20/T24;
-            const double T26 = FMA(T25, -T21, T19[a*m + q]);
-            const double T27 = 1.0/sqrt(T24);
-            acc[q] = FMA(weight, T23[a*m + q]*T26*T27, acc[q]);
+            const double T16 = FMA(T5[b*m + q], -T12[a*m + q], T8[J[q]]);
+            const double T21 = T16/T18[a*m + q];
+            const double T23 = FMA(T19[a*m + q], -T16, T13[b*m + q]);
+            const double T24 = FMA(T20[a*m + q], -T16, T12[b*m + q]);
+            const double T25 = FMA(T21, -T16, T15[b*m + q]);
+            const double T26 = positive(T25);
+            const double T28 = 1.0 + T26;
+            const double T29 = T23/T28;
+            const double T30 = FMA(T29, -T24, T22[a*m + q]);
+            const double T31 = 1.0/sqrt(T28);
+            acc[q] = FMA(weight, T27[a*m + q]*T30*T31, acc[q]);
         }
     }
     }
 #pragma omp simd
-    for (long q = 0; q < m; q++) N[q] = FMA(T14[q]*T7[J[q]], acc[q], N[q]);
+    for (long q = 0; q < m; q++) N[q] = FMA(T17[q]*T9[J[q]], acc[q], N[q]);
 }
 
 static long noise_work(long p, long k)
@@ -111,7 +121,7 @@ static long noise_work(long p, long k)
     const long n = p + k, m = p*(p + 1)/2;
     long most = 0, size;
     (void)n;
-    size = m + p + m + n*p + m + n*m + n*p + p + p + m + m + n*m + n*m + n*m + m + n*m + n*m + n*m + n*m + n*m;
+    size = m + p + m + n*p + m + m + n*m + n*p + n*p + p + p + m + m + n*m + n*m + n*m + n*m + m + n*m + n*m + n*m + n*m + n*m;
     if (size > most) most = size;
     return most;
 }

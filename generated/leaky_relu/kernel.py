@@ -45,6 +45,10 @@ class Dual:
 
     __radd__, __rmul__ = __add__, __mul__
 
+def positive(v):
+    return Dual(np.maximum(v.a, 0.0), v.b) if isinstance(v, Dual) else np.maximum(v, 0.0)
+
+
 def clean(v, s):
     if isinstance(v, Dual):
         return Dual(np.where(v.a > 1e-14*s.a, v.a, 0.0), v.b)

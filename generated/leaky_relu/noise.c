@@ -102,6 +102,7 @@ static inline dual dual_inverse(dual x) { return dual_of(1.0/x.a, -x.b/(x.a*x.a)
 static inline dual dual_sqrt(dual x) { return dual_of(sqrt(x.a), 0.0); } /* of weights, the value is enough */
 static inline dual dual_asin(dual x) { return dual_of(asin1(x.a), 0.0); }
 static inline dual dual_exp(dual x) { return dual_of(exp(x.a), 0.0); }
+static inline dual dual_positive(dual v) { return dual_of(positive(v.a), v.b); }
 static inline dual dual_clean(dual v, dual s) { return dual_of(clean(v.a, s.a), v.b); }
 static inline dual dual_density(dual v) { return dual_of(density(v.a), 0.0); }
 

@@ -7,7 +7,7 @@
 long hdsgd_work(long p, long k) /* doubles of scratch memory that hdsgd_fields and hdsgd_rhs need */
 {
     const long n = p + k, m = p*(p + 1)/2;
-    return n*n + n + m + n + p*n + p*p + (m + 1) + noise_work(p, k); /* (m + 1): two int tables of m */
+    return n*n + n + m + n + p*n + 3*p*p + (m + 1) + noise_work(p, k); /* (m + 1): two int tables of m */
 }
 
 static void fill_omega(long p, long k, const double *Q, const double *M, const double *P, double *Omega)
@@ -87,36 +87,46 @@ void hdsgd_fields(long count, long p, long k, double Delta, const double *Q, con
     }
 }
 
-/* dy/dt for y = (Q, M) in the time nu gamma/(p d); the noise enters when gamma > 0. */
+/* The state of an ODE solver is y = (upper triangle of Q by rows, M by rows), without the diagonal of Q on the sphere: there Q_jj = 1
+   is exact, and neither Q_jj nor an antisymmetric part of Q, unstable directions of the projected equations, can grow from rounding.
+   Fills the full Q and returns where M starts in y. */
+static const double *unpack(long p, int spherical, const double *y, double *Q)
+{
+    for (long j = 0; j < p; j++) {
+        if (spherical) Q[j*p + j] = 1.0;
+        for (long l = j + (spherical != 0); l < p; l++) Q[j*p + l] = Q[l*p + j] = *y++;
+    }
+    return y;
+}
+
+/* dy/dt in the time nu gamma/(p d); the noise enters when gamma > 0. */
 void hdsgd_rhs(long p, long k, double gamma, double Delta, int spherical, const double *y, const double *P,
                const double *a, const double *a_star, double *dy, double *work)
 {
     const long n = p + k;
-    double *Omega = work, *v = Omega + n*n, *weight = v + n, *G = weight + n, *N = G + p*n, *rest = N + p*p;
-    double *dQ = dy, *dM = dy + p*p;
-    const double *Q = y, *M = y + p*p, rate = gamma/(double)p;
+    double *Q = work, *dQ = Q + p*p, *Omega = dQ + p*p, *v = Omega + n*n, *weight = v + n, *G = weight + n, *N = G + p*n;
+    const double *M = unpack(p, spherical, y, Q), rate = gamma/(double)p;
     fill_omega(p, k, Q, M, P, Omega);
     fill_weights(p, k, a, a_star, v);
     correlations(p, k, Omega, v, weight, G);
-    if (gamma > 0.0) noise(p, k, Delta, Omega, v, N, rest);
-    for (long j = 0; j < p; j++) {
-        for (long l = 0; l <= j; l++) {
+    if (gamma > 0.0) noise(p, k, Delta, Omega, v, N, N + p*p);
+    for (long j = 0; j < p; j++)
+        for (long l = j; l < p; l++) {
             double change = a[j]*G[j*n + l] + a[l]*G[l*n + j];
             if (gamma > 0.0) change += rate*a[j]*a[l]*N[j*p + l];
-            dQ[j*p + l] = dQ[l*p + j] = change;
+            dQ[j*p + l] = change;
         }
-        for (long r = 0; r < k; r++) dM[j*k + r] = a[j]*G[j*n + p + r];
-    }
-    if (!spherical) return;
-    for (long j = 0; j < p; j++) weight[j] = 0.5*dQ[j*p + j];
-    for (long j = 0; j < p; j++) {
-        for (long l = 0; l < p; l++) dQ[j*p + l] -= Q[j*p + l]*(weight[j] + weight[l]);
-        for (long r = 0; r < k; r++) dM[j*k + r] -= M[j*k + r]*weight[j];
-    }
+    for (long j = 0; j < p; j++) weight[j] = spherical ? 0.5*dQ[j*p + j] : 0.0; /* the projection, at Q_jj = 1 */
+    for (long j = 0; j < p; j++)
+        for (long l = j + (spherical != 0); l < p; l++) *dy++ = dQ[j*p + l] - Q[j*p + l]*(weight[j] + weight[l]);
+    for (long j = 0; j < p; j++)
+        for (long r = 0; r < k; r++) *dy++ = a[j]*G[j*n + p + r] - M[j*k + r]*weight[j];
 }
 
-/* Excess risk of one state (y as above). */
-double hdsgd_risk(long p, long k, const double *y, const double *P, const double *a, const double *a_star)
+/* Excess risk of one state y. */
+double hdsgd_risk(long p, long k, int spherical, const double *y, const double *P, const double *a, const double *a_star,
+                  double *work)
 {
-    return hdsgd_pair_risk(p, k, y, y + p*p, P, a, a_star);
+    const double *M = unpack(p, spherical, y, work);
+    return hdsgd_pair_risk(p, k, work, M, P, a, a_star);
 }
