@@ -162,6 +162,7 @@ def _private(folder: Path) -> bool:
 
 _lock = threading.RLock()
 _loaded: dict[tuple[str, str], ctypes.CDLL] = {}
+_broken: dict[str, str] = {}  # compilers that built nothing in this process, and why: not probed at every call
 _temporary: dict[int, Path] = {}  # by process id: a forked child makes its own
 
 
@@ -322,14 +323,21 @@ def load(source: str) -> ctypes.CDLL:
     toolchain = _toolchain()
     reasons: list[str] = []
     with _lock:
+        if toolchain.identity in _broken:
+            raise CompilerError(_broken[toolchain.identity])
+        works = False
         for flags in _working(toolchain, reasons):
+            works = True
             try:
                 return _obtain(source, toolchain, flags)
             except _BuildError as error:
                 reasons.append(str(error))
-    raise CompilerError(
-        f"no C kernel could be built ({reasons[-1]}): name another compiler in HDSGD_CC or use backend='numpy'."
-    )
+        message = (
+            f"no C kernel could be built ({reasons[-1]}): name another compiler in HDSGD_CC or use backend='numpy'."
+        )
+        if not works:
+            _broken[toolchain.identity] = message
+    raise CompilerError(message)
 
 
 def describe() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 from functools import cache, cached_property
@@ -93,7 +94,33 @@ class Kernel:
         library.hdsgd_rhs.argtypes = (long, long, real, real, ctypes.c_int, *(pointer,) * 6)
         library.hdsgd_risk.restype = real
         library.hdsgd_risk.argtypes = (long, long, ctypes.c_int, *(pointer,) * 5)
+        self._check(library)
         return library
+
+    def _check(self, library: ctypes.CDLL) -> None:
+        """Compare a kernel of the user's with numpy when it is first compiled; built-in ones are tested beforehand."""
+        marker = self._folder / "compiled-kernel-agrees"
+        if self._folder.parent == _bridge.generated_dir() or marker.exists():
+            return
+        reference = load(self.student, self.teacher, "numpy")
+        rng = np.random.default_rng(1)
+        for p, k in ((1, 1), (2, 3), (3, 2)):
+            W = rng.normal(size=(p + k, 9)) / 3.0
+            Omega, a, a_star = W @ W.T, rng.normal(size=(1, p)), rng.normal(size=k)
+            state = (Omega[None, :p, :p], Omega[None, :p, p:], Omega[p:, p:], a, a_star)
+            for wanted, exact in (
+                ("risk", reference.risk(*state)),
+                ("G", reference.gradients(*state)),
+                ("N", reference.noise(*state, 0.3)),
+            ):
+                value = self._compiled(*state, 0.3, wanted, library)
+                if not np.abs(value - exact).max() <= 1e-9 * np.abs(exact).max() + 1e-13:
+                    raise _compiler.CompilerError(
+                        f"the compiled kernel of {self.student.formula} disagrees with its derivation in {wanted}: "
+                        "use backend='numpy' and report this formula"
+                    )
+        with contextlib.suppress(OSError):
+            marker.touch()
 
     def scratch(self, p: int, k: int) -> Array:
         """Return scratch memory for the compiled functions."""
@@ -180,14 +207,25 @@ class Kernel:
             )
         return total
 
-    def _compiled(self, Q: Array, M: Array, P: Array, a: Array, a_star: Array, Delta: float, wanted: str) -> Array:
+    def _compiled(
+        self,
+        Q: Array,
+        M: Array,
+        P: Array,
+        a: Array,
+        a_star: Array,
+        Delta: float,
+        wanted: str,
+        library: ctypes.CDLL | None = None,
+    ) -> Array:
         count, p, k = M.shape
         shape = {"risk": (count,), "G": (count, p, p + k), "N": (count, p, p)}[wanted]
         inputs = [np.ascontiguousarray(x, dtype=float) for x in (Q, M, P, a, a_star)]
         out = np.empty(shape)
-        work = self.scratch(p, k)
+        library = self.library if library is None else library
+        work = np.empty(library.hdsgd_work(p, k))
         targets = (out.ctypes.data if name == wanted else None for name in ("risk", "G", "N"))
-        self.library.hdsgd_fields(count, p, k, Delta, *(x.ctypes.data for x in inputs), *targets, work.ctypes.data)
+        library.hdsgd_fields(count, p, k, Delta, *(x.ctypes.data for x in inputs), *targets, work.ctypes.data)
         return out
 
 

@@ -111,3 +111,13 @@ def test_documents(style):
     text = _bridge.document("x ** 2", "x ** 2", style)
     assert ("4*M_js*M_ls" if style == "text" else "4 M_{js} M_{ls}") in text
     assert Path(_bridge.generated_dir()).is_dir()
+
+
+@pytest.mark.needs_cc
+def test_a_compiled_kernel_that_disagrees_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("HDSGD_CACHE_DIR", str(tmp_path))
+    report = hdsgd.generate("erf(0.9*x) + x/7")
+    path = report.folder / "noise.c"
+    path.write_text(path.read_text().replace("2.0*v[a]*v[b]", "2.1*v[a]*v[b]"))
+    with pytest.raises(hdsgd.CompilerError, match="disagrees with its derivation in N"):
+        hdsgd.Dynamics(hdsgd.Problem("erf(0.9*x) + x/7"), backend="c")
