@@ -28,6 +28,7 @@ BUILTINS: dict[str, Builtin] = {
         Builtin("gelu", "gelu(x)", "x Φ(x), Φ the normal distribution function"),
         Builtin("normcdf", "normcdf(x)", "Φ(x), a sigmoid"),
         Builtin("sign", "sign(x)", "the perceptron", student=False),
+        Builtin("tanh", "tanh(x)", "no closed expectations: a certified mixture of error functions"),
         Builtin("sin", "sin(x)", "a wave"),
         Builtin("cos", "cos(x)", "a wave, even"),
         Builtin("exp", "exp(x)", "exponential growth"),

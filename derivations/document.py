@@ -15,12 +15,16 @@ from dataclasses import dataclass
 import sympy
 from sympy import Expr, Symbol
 
+from .functions import clean, positive
 from .kernels import FACTORS, KernelPrograms
-from .parse import to_sympy
+from .mixture import MixedPrograms, needs_mixture, of_formula
+from .parse import to_sympy, variable
 from .program import Program, covariance_symbol
 
 STYLES = ("text", "markdown", "latex")
 
+#: a two-point function with more operations is not written out in the equations of motion
+_READABLE = 24
 #: a program with at most this many lets is shown as one expression
 _SHORT = 6
 
@@ -45,12 +49,15 @@ class Section:
     equations: tuple[Equation, ...]
 
 
-def document(programs: KernelPrograms, style: str = "text") -> str:
-    """Return the derived formulas of a kernel.
+def document(student: str, teacher: str, style: str = "text") -> str:
+    """Return the derived formulas of a pair.
+
+    A tanh is shown as the error functions that stand in for it, with the expectations of their base function.
 
     Parameters
     ----------
-    programs : KernelPrograms
+    student, teacher : str
+        Formulas.
     style : {"text", "markdown", "latex"}
         ``latex`` is a document that compiles on its own.
 
@@ -59,7 +66,13 @@ def document(programs: KernelPrograms, style: str = "text") -> str:
     NotClosed
         If an expectation has no closed form.
     """
-    sections = [*_expectations(programs), *_equations_of_motion(programs)]
+    sections: list[Section] = []
+    if needs_mixture(student) or needs_mixture(teacher):
+        sections += [_mixture(formula) for formula in dict.fromkeys((student, teacher)) if needs_mixture(formula)]
+        programs = MixedPrograms(student, teacher).base
+    else:
+        programs = KernelPrograms(student, teacher)
+    sections += [*_expectations(programs), *_equations_of_motion(programs)]
     title = f"Student σ(x) = {programs.student}" + ("" if programs.matched else f", teacher σ*(x) = {programs.teacher}")
     match style:
         case "text":
@@ -70,6 +83,21 @@ def document(programs: KernelPrograms, style: str = "text") -> str:
             return _latex(programs, sections)
         case _:
             raise ValueError(f"unknown style {style!r}: choose one of {', '.join(STYLES)}")
+
+
+def _mixture(formula: str) -> Section:
+    """The terms that replace a tanh."""
+    x = variable()
+    mixture = of_formula(formula)
+    base = to_sympy(mixture.base)
+    total = sympy.S.Zero
+    for weight, scale in mixture.terms:
+        total += sympy.Float(weight, 10) * base.subs(x, sympy.Float(scale, 10) * x).evalf(10)
+    lead = (
+        f"{formula} has no closed expectations: this mixture stands in for it, off by at most {mixture.error:.1e}. "
+        "Its expectations are sums of those below, of its terms, at covariances scaled by the product of their scales."
+    )
+    return Section("Mixture", lead, (Equation("σ(x)", r"\sigma(x)", (total,)),))
 
 
 def _expectations(programs: KernelPrograms) -> Iterator[Section]:
@@ -86,12 +114,26 @@ def _expectations(programs: KernelPrograms) -> Iterator[Section]:
         yield Section(f"{name} = {text}", "", tuple(_program_lines(name, latex, program)))
 
 
+def _readable(program: Program) -> Program:
+    """Return the program without the guards against rounding, which are no part of the formula."""
+    plain: dict[Symbol, Expr] = {}
+    lets = []
+    for target, expr in program.lets:
+        expr = expr.xreplace(plain).replace(positive, lambda v: v).replace(clean, lambda v, _: v)
+        if expr.is_Symbol:
+            plain[target] = expr
+        else:
+            lets.append((target, expr))
+    return Program(program.name, program.inputs, tuple(lets), program.result.xreplace(plain))
+
+
 def _program_lines(name: str, latex: str, program: Program) -> Iterator[Equation]:
+    program = _readable(program)
     if len(program.lets) <= _SHORT:
         yield Equation(name, latex, (inline(program),))
         return
     for target, expr in program.lets:
-        yield Equation(target.name, sympy.latex(target), (expr,))
+        yield Equation(target.name, f"h_{{{target.name[1:]}}}", (expr,))
     yield Equation(name, latex, (program.result,))
 
 
@@ -151,9 +193,18 @@ def _gradient(programs: KernelPrograms, *, teacher: bool) -> tuple[Expr, Expr]:
         entries = (covariance_symbol(1, 1), covariance_symbol(1, 2), covariance_symbol(2, 2))
         places = dict(zip(entries, (overlap("Q_jj"), mine, theirs), strict=True))
         suffix = "" if programs.matched else f"_{block}"
-        second, first = (inline(programs.expectations[name + suffix]).subs(places) for name in ("K2", "J2"))
+        second, first = (_two_point(programs, name + suffix, places) for name in ("K2", "J2"))
         results.append(second * own + first * other)
     return results[0], results[1]
+
+
+def _two_point(programs: KernelPrograms, name: str, places: dict[Symbol, Symbol]) -> Expr:
+    """Return a two-point function at given overlaps: written out if short, otherwise by its name."""
+    value = inline(_readable(programs.expectations[name]))
+    if value.count_ops() <= _READABLE:
+        return value.subs(places)
+    head, _, block = name.partition("_")
+    return sympy.Function(f"{head}_{block}" if block else head, real=True)(*places.values())
 
 
 def _text(title: str, sections: list[Section]) -> str:
@@ -169,10 +220,12 @@ def _tex(expr: Expr) -> str:
     names = {}
     for symbol in expr.free_symbols:
         head, _, index = symbol.name.partition("_")
-        names[symbol] = f"{head}_{{{index}}}" if index else f"{'Ω t'['Ct'.index(head[0]) * 2]}_{{{head[1:]}}}"
-    return (
-        str(sympy.latex(expr, symbol_names=names)).replace("Ω", r"\Omega").replace(r"\operatorname{asin}", r"\arcsin")
-    )
+        if index:
+            names[symbol] = f"{head}_{{{index}}}"
+        elif symbol.name[1:]:
+            names[symbol] = f"{'Ω' if head[0] == 'C' else 'h'}_{{{head[1:]}}}"
+    text = str(sympy.latex(expr, symbol_names=names))
+    return text.replace("Ω", r"\Omega").replace(r"\operatorname{asin}", r"\arcsin")
 
 
 def _right(equation: Equation) -> str:
@@ -212,6 +265,8 @@ def _latex(programs: KernelPrograms, sections: list[Section]) -> str:
         r"\allowdisplaybreaks",
         r"\begin{document}",
         rf"\section*{{Gaussian expectations of {heading}}}",
+        r"The variables $x_1, x_2, \ldots$ are centred Gaussians with covariance $\Omega$;",
+        r"$h_0, h_1, \ldots$ are intermediate values, anew in each section.",
     ]
     for section in sections:
         title = section.title.split(" = ")[0].replace("_", r"\_")

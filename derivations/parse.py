@@ -29,7 +29,7 @@ MAX_COEFFICIENT_DIGITS = 80
 MAX_TERMS = 200
 
 #: functions of one argument; ``he<n>`` (Hermite polynomials) is recognised by its pattern
-FUNCTIONS = ("abs", "cos", "erf", "exp", "gelu", "normcdf", "relu", "sign", "sin", "sqrt")
+FUNCTIONS = ("abs", "cos", "erf", "exp", "gelu", "normcdf", "relu", "sigmoid", "sign", "sin", "sqrt", "tanh")
 #: functions of two arguments
 FUNCTIONS_2 = ("leaky_relu", "max", "min")
 _HERMITE = re.compile(r"he(\d{1,2})\Z")
@@ -249,9 +249,11 @@ def _functions() -> dict[str, Callable[..., Any]]:
         "min": lambda u, v: half * (u + v - absolute(u - v)),
         "normcdf": normcdf,
         "relu": lambda u: half * (u + absolute(u)),
+        "sigmoid": lambda u: half + half * sympy.tanh(u / 2),
         "sign": sympy.sign,
         "sin": sympy.sin,
         "sqrt": sympy.sqrt,
+        "tanh": sympy.tanh,
     }
 
 

@@ -26,6 +26,7 @@ import sympy
 
 from .atoms import from_formula
 from .kernels import FACTORS, KernelPrograms
+from .mixture import needs_mixture
 from .parse import to_sympy, variable
 from .program import Program
 
@@ -80,14 +81,20 @@ def verify(programs: KernelPrograms) -> list[Certificate]:
 
 def check(program: Program, formulas: tuple[str, ...], kind: str | None = None) -> Certificate:
     """Check one program, given the formula of the activation in each factor."""
+    return check_function(program.name, program.compile("numpy"), formulas, program.operations, kind)
+
+
+def check_function(
+    title: str, compute: Callable[..., Any], formulas: tuple[str, ...], operations: int, kind: str | None = None
+) -> Certificate:
+    """Check a function of the covariance entries, given the formula of the activation in each factor."""
     rng = np.random.default_rng(_SEED)
     scale = 1 / max(1.0, _steepness(formulas))
-    name = kind or program.name[:2]
+    name = kind or title[:2]
     orders = FACTORS[name]
     jump = any(order is not None and _jumps(formula, order) for formula, order in zip(formulas, orders, strict=True))
     functions = [_function(formula, order) for formula, order in zip(formulas, orders, strict=True)]
     rule = _rule(formulas, sum(order is None for order in orders) + jump, len(orders))
-    compute = program.compile("numpy")
     errors = []
     for _ in range(SAMPLES):
         covariance = scale * random_covariance(rng, len(orders))
@@ -100,10 +107,10 @@ def check(program: Program, formulas: tuple[str, ...], kind: str | None = None) 
     worst = max(errors) if np.all(np.isfinite(errors)) else math.inf
     if not worst <= TOLERANCE:
         raise VerificationError(
-            f"{program.name} of {', '.join(dict.fromkeys(formulas))} is off by {worst:.1e} from its quadrature: "
+            f"{title} of {', '.join(dict.fromkeys(formulas))} is off by {worst:.1e} from its quadrature: "
             "report this formula"
         )
-    return Certificate(program.name, worst, SAMPLES, program.operations)
+    return Certificate(title, worst, SAMPLES, operations)
 
 
 def _check_diffusion(programs: KernelPrograms) -> None:
@@ -163,7 +170,8 @@ def quadrature(functions: Sequence[Callable[..., Any]], covariance: np.ndarray, 
 
 def _rule(formulas: tuple[str, ...], linear_factors: int, slots: int) -> Rule:
     """Return nodes and weights of the standard Gaussian on one axis, given where the field of that axis vanishes."""
-    sums = [from_formula(formula) for formula in formulas]
+    step = 0.28 if any(needs_mixture(formula) for formula in formulas) else 0.5  # tanh is analytic in a strip only
+    sums = [from_formula(_stand_in(formula)) for formula in formulas]
     degree = sum(max(len(polynomial) - 1 for _, polynomial in atoms.terms) for atoms in sums) + linear_factors
     if any(kind.sign for atoms in sums for kind, _ in atoms.terms):
         return _split_rule(degree, 24 if slots > 3 else 40)
@@ -171,12 +179,16 @@ def _rule(formulas: tuple[str, ...], linear_factors: int, slots: int) -> Rule:
         nodes, weights = np.polynomial.hermite_e.hermegauss(max(degree, max(2 * degree // len(sums), 1)) + 1)
         weights = weights / math.sqrt(2 * math.pi)
     else:
-        step = 0.5
         growth = sum(max(float(sympy.re(kind.beta)) for kind, _ in atoms.terms) for atoms in sums)
         reach = math.ceil((7.5 + 0.8 * math.sqrt(degree) + growth) / step)
         nodes = step * np.arange(-reach, reach + 1)
         weights = step * np.exp(-(nodes**2) / 2) / math.sqrt(2 * math.pi)
     return lambda kink: (nodes, weights)
+
+
+def _stand_in(formula: str) -> str:
+    """Return a formula of the same kind that has atoms."""
+    return "erf(x)" if needs_mixture(formula) else formula
 
 
 def _split_rule(degree: int, count: int) -> Rule:
@@ -225,6 +237,6 @@ def _steepness(formulas: tuple[str, ...]) -> float:
     """Return the largest 2κ² or α: covariances are scaled so that the integrands stay smooth on the grid."""
     rates = [1.0]
     for formula in formulas:
-        for kind, _ in from_formula(formula).terms:
+        for kind, _ in from_formula(_stand_in(formula)).terms:
             rates += [float(kind.alpha), float(abs(kind.beta) ** 2), *(float(2 * kappa**2) for kappa in kind.kappas)]
     return max(rates)

@@ -146,9 +146,8 @@ def expectation(name: str, formulas: tuple[str, ...]) -> Callable[..., Any]:
 def document(student: str, teacher: str, style: str) -> str:
     """Return the derived formulas of a pair as text, Markdown or LaTeX."""
     from .derivations.document import document as written
-    from .derivations.kernels import KernelPrograms
 
-    return str(written(KernelPrograms(student, teacher), style))
+    return str(written(student, teacher, style))
 
 
 def _names() -> Path:

@@ -10,9 +10,11 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from scipy import special
 
-from hdsgd.derivations import verify
+from hdsgd.derivations import mixture, verify
 from hdsgd.derivations.atoms import NotClosed, from_expression, from_formula
+from hdsgd.derivations.generate import render
 from hdsgd.derivations.kernels import KernelPrograms, derive
 from hdsgd.derivations.parse import variable
 from hdsgd.derivations.program import Program
@@ -167,7 +169,7 @@ def rule(variance):
     return nodes * math.sqrt(variance), weights / math.sqrt(2 * math.pi)
 
 
-@pytest.mark.parametrize("name", ["erf", "x2", "he3"])
+@pytest.mark.parametrize("name", ["erf", "x2", "he3", "relu", "gelu", "sin"])
 def test_twenty_digit_references(name, integrals):
     atoms = from_formula(integrals["activations"][name])
     for entry in integrals["values"]:
@@ -290,3 +292,48 @@ def test_diffusion_against_gauss_hermite(student, teacher, orders):
     values = [Q, M, P, gamma, Delta, a, a_star]
     for name, expected in (("cov_QQ", cov(phi, phi)), ("cov_QM", cov(phi, psi)), ("cov_MM", cov(psi, psi))):
         assert_allclose(programs[name].evaluate(values, "numpy"), expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [("sin(x)", "sin(x)"), ("cos(x)", "x**3 - 3*x"), ("exp(x/2)", "sin(2*x)"), ("x*sin(x)", "exp(-x**2)")],
+)
+def test_exponentials_and_waves_against_quadrature(student, teacher):
+    certificates = verify.verify(KernelPrograms(student, teacher))
+    assert max(certificate.error for certificate in certificates) < 1e-11
+
+
+def test_waves_with_kinks_are_refused_with_the_reason():
+    with pytest.raises(NotClosed, match="product of exp, sin or cos with erf or a kink"):
+        _ = KernelPrograms("erf(x)", "sin(x)").expectations
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"), [("tanh(x)", "tanh(x)"), ("sigmoid(x)", "x**2"), ("relu(x)", "tanh(2*x)")]
+)
+def test_mixtures_meet_their_stated_error(student, teacher):
+    rendered = render(student, teacher)
+    assert "mixture of 10 error functions" in rendered.route
+    assert max(certificate.error for certificate in rendered.certificates) < 1e-9
+
+
+def test_the_mixture_is_close_everywhere():
+    x = np.linspace(-30, 30, 20001)
+    approximation = sum(c * special.erf(k * x) for c, k in mixture.fit())
+    assert np.abs(approximation - np.tanh(x)).max() < 1.1 * mixture.distance() < 1e-9
+
+
+def test_a_tanh_in_another_place_is_refused():
+    with pytest.raises(NotClosed, match="a certified mixture"):
+        render("x*tanh(x)", "x")
+
+
+def test_tanh_references_to_the_mixture_error(integrals):
+    scope = {}
+    exec(render("tanh(x)", "tanh(x)").files["kernel.py"], scope)
+    for entry in integrals["values"]:
+        if entry["activation"] == "tanh":
+            slots = int(entry["integral"][1])
+            rows = integrals["matrices"][entry["matrix"]]
+            C = np.array([[float(Fraction(x)) for x in row] for row in rows])[:slots, :slots]
+            assert abs(scope[entry["integral"]](*upper(C)) - float(entry["value"])) < 1e-9

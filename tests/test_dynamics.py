@@ -241,7 +241,7 @@ def test_quadratic_drift_in_matrix_form(seed, p, k):
     assert_allclose(drift.dQ, expected_Q, rtol=1e-10, atol=1e-10 * np.abs(expected_Q).max())
 
 
-@pytest.mark.parametrize("name", ["erf", "x2", "he3"])
+@pytest.mark.parametrize("name", ["erf", "x2", "he3", "relu", "gelu", "sin"])
 def test_integrals_of_reference(integrals, name):
     names = {"x2": "quadratic"}
     matrices = [np.array([[eval_fraction(x) for x in row] for row in matrix]) for matrix in integrals["matrices"]]
@@ -301,3 +301,12 @@ def test_the_sphere_is_not_left_by_rounding(backend, method):
     reference = hdsgd.solve_ode(problem, start, 5.0, rtol=1e-11, atol=1e-13)
     assert_allclose(sol.risk[-1], reference.risk[-1], rtol=1e-5)
     assert abs(reference.risk[-1] - reference.risk[0]) < 0.7  # it has not blown up
+
+
+@pytest.mark.needs_cc
+@pytest.mark.parametrize("pair", [("tanh", "tanh"), ("sigmoid(x)", "he2"), ("relu", "tanh")])
+def test_mixtures_in_c_and_numpy(pair):
+    state = random_state(np.random.default_rng(1), 2, 1)
+    problem = hdsgd.Problem(*pair, gamma=0.4, Delta=0.3)
+    for first, second in zip(fields(problem, state, "c"), fields(problem, state, "numpy"), strict=True):
+        assert_allclose(first, second, rtol=1e-11, atol=1e-11 * np.abs(second).max())

@@ -12,7 +12,7 @@ Output
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sympy import Expr, Symbol
 
@@ -35,13 +35,18 @@ _RANGES = {
 
 def pointwise(programs: KernelPrograms, header: str) -> str:
     """Return the C text of σ, σ' and σ*."""
+    return pointwise_functions(programs.pointwise, header)
+
+
+def pointwise_functions(expressions: Mapping[str, Expr], header: str) -> str:
+    """Return the C text of functions of ``x``."""
     printer = CPrinter()
     functions = (
         f"static inline double hdsgd_{name}(double x)\n"
         f"{{\n    {_unused(expr, 'x')}return {printer.doprint(expr)};\n}}\n"
-        for name, expr in programs.pointwise.items()
+        for name, expr in expressions.items()
     )
-    return _comment(header) + "\n" + "\n".join(functions)
+    return comment(header) + "\n" + "\n".join(functions)
 
 
 def pairs(programs: KernelPrograms, header: str) -> str:
@@ -52,13 +57,17 @@ def pairs(programs: KernelPrograms, header: str) -> str:
         if own != name and name.endswith(("_st", "_tt")):
             pieces.append(f"#define {name} {own}_ss\n")
         else:
-            pieces.append(_function(name, programs.expectations[own]))
-    used = _functions_used(programs, TWO_POINT)
-    used |= _functions_used(programs, _RANGES)
-    if used:  # the kinked ones call one another
-        names = ("positive",) if used == {"positive"} else tuple(name for name in C_SOURCE if name != "foursigns")
-        pieces.insert(0, "".join(C_SOURCE[name] for name in names))
-    return _comment(header) + "\n" + "\n".join(pieces)
+            pieces.append(inline_function(name, programs.expectations[own]))
+    return comment(header) + helpers(programs) + "\n" + "\n".join(pieces)
+
+
+def helpers(programs: KernelPrograms) -> str:
+    """Return the special functions that the programs need, but those of four signs."""
+    used = _functions_used(programs, (*TWO_POINT, *_RANGES))
+    if not used:
+        return ""
+    names = ("positive",) if used == {"positive"} else tuple(name for name in C_SOURCE if name != "foursigns")
+    return "\n" + "".join(C_SOURCE[name] for name in names)  # the kinked ones call one another
 
 
 def _functions_used(programs: KernelPrograms, names: Iterable[str]) -> set[str]:
@@ -73,36 +82,46 @@ def _functions_used(programs: KernelPrograms, names: Iterable[str]) -> set[str]:
 
 def noise(programs: KernelPrograms, header: str) -> str:
     """Return the C text of the staged noise sum."""
-    used = _functions_used(programs, _RANGES)
     four_point = {name: program for name, program in programs.expectations.items() if name in _RANGES}
     plain = {name: program for name, program in four_point.items() if not program.kinked}
     blocks = {name: stage(program, symmetric=_RANGES[name][4]) for name, program in plain.items()}
-    text = _comment(header)
-    if "foursigns" in used:
-        text += "\n" + c_nodes() + C_SOURCE["foursigns"]
-    if len(plain) < len(four_point):
-        if "foursigns" not in used:
-            text += "\n" + c_nodes() + C_SOURCE["foursigns"]
-        text += C_DUAL
+    text = comment(header) + four_point_helpers(programs)
     for name, program in four_point.items():
         if name not in plain:
-            text += "\n" + _dual_function(program) + "\n" + _plain_block(name)
+            text += "\n" + dual_function(program, name) + "\n" + plain_block(name)
     for name, staged in blocks.items():
         text += "\n" + _block(name, staged)
     sizes = [" + ".join(["m", *(_size(table) for table in _stored(staged))]) for staged in blocks.values()]
-    text += "\nstatic long noise_work(long p, long k)\n{\n"
-    text += "    const long n = p + k, m = p*(p + 1)/2;\n    long most = 0, size;\n    (void)n;\n"
+    return text + entry_points(four_point, sizes)
+
+
+def four_point_helpers(programs: KernelPrograms) -> str:
+    """Return the functions of four signs and the first-order numbers, where the noise needs them."""
+    kinked = any(program.kinked for program in programs.expectations.values())
+    text = ""
+    if kinked or "foursigns" in _functions_used(programs, _RANGES):
+        text += "\n" + c_nodes() + C_SOURCE["foursigns"]
+    return text + (C_DUAL if kinked else "")
+
+
+def entry_points(names: Iterable[str], sizes: Iterable[str]) -> str:
+    """Return ``noise_work`` (the largest of some sizes) and ``noise_sum`` (all blocks)."""
+    text = "\nstatic long noise_work(long p, long k)\n{\n"
+    text += (
+        "    const long n = p + k, m = p*(p + 1)/2;\n    long most = 0, size = 0;\n    (void)n; (void)m; (void)size;\n"
+    )
     for size in sizes:
         text += f"    size = {size};\n    if (size > most) most = size;\n"
     text += "    return most;\n}\n"
     text += "\nstatic void noise_sum(long p, long k, const double *C, const double *v, const int *J, const int *L,\n"
     text += "    double *N, double *work)\n{\n"
-    for name in four_point:
+    for name in names:
         text += f"    noise_{name}(p, p + k, C, v, J, L, N, work);\n"
     return text + "}\n"
 
 
-def _comment(header: str) -> str:
+def comment(header: str) -> str:
+    """Return the header as C comments."""
     return "".join(f"/* {line} */\n" for line in header.splitlines())
 
 
@@ -110,7 +129,8 @@ def _unused(expr: Expr, name: str) -> str:
     return f"(void){name};\n    " if Symbol(name, real=True) not in expr.free_symbols else ""
 
 
-def _function(name: str, program: Program) -> str:
+def inline_function(name: str, program: Program) -> str:
+    """Return a program as an inlined C function."""
     printer = CPrinter()
     arguments = ", ".join(f"double {symbol.name}" for symbol in program.inputs)
     used = program.result.free_symbols.union(*(expr.free_symbols for _, expr in program.lets))
@@ -120,7 +140,7 @@ def _function(name: str, program: Program) -> str:
     return f"static inline double {name}({arguments})\n{{\n{body}}}\n"
 
 
-def _dual_function(program: Program) -> str:
+def dual_function(program: Program, name: str) -> str:
     """Return a kinked program as a C function that calculates in first-order numbers."""
     printer = DualPrinter()
     arguments = ", ".join(f"double c{symbol.name[1:]}" for symbol in program.inputs)
@@ -132,10 +152,10 @@ def _dual_function(program: Program) -> str:
     used = program.result.free_symbols.union(*(expr.free_symbols for _, expr in program.lets))
     lines += [f"    (void){symbol.name};\n" for symbol in program.inputs if symbol not in used]
     body = f"{''.join(lines)}    const dual value = {printer.doprint(program.result)};\n    return value.a;\n"
-    return f"static double {program.name}({arguments})\n{{\n{body}}}\n"
+    return f"static double {name}({arguments})\n{{\n{body}}}\n"
 
 
-def _plain_block(name: str) -> str:
+def plain_block(name: str) -> str:
     """Return the noise loops around a four-point function that is called entry by entry."""
     first_a, end_a, first_b, end_b, symmetric = _RANGES[name]
     return f"""static void noise_{name}(long p, long n, const double *C, const double *v, const int *J, const int *L,

@@ -11,6 +11,7 @@ Broadcasting stages the work by itself: a let that depends on few indices is an 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sympy import Expr
@@ -40,12 +41,18 @@ class _Printer(SciPyPrinter):  # type: ignore[misc]
         return f"{name}({', '.join(self._print(argument) for argument in expr.args)})"
 
 
-def module(programs: KernelPrograms, header: str) -> str:
-    """Return the source of the module; ``header`` is a comment that says where it comes from."""
+def module(programs: KernelPrograms, header: str, pointwise: Mapping[str, Expr] | None = None, prefix: str = "") -> str:
+    """Return the source of the module.
+
+    ``header`` is a comment that says where it comes from; ``pointwise`` replaces the pointwise functions,
+    and ``prefix`` stands before the names of the expectations.
+    """
     printer = _Printer()
-    pieces = [_pointwise(printer, name, expr) for name, expr in programs.pointwise.items()]
+    expressions = programs.pointwise if pointwise is None else pointwise
+    pieces = [_pointwise(printer, name, expr) for name, expr in expressions.items()]
     pieces += [
-        function(printer, program) for program in (*programs.expectations.values(), *programs.diffusion.values())
+        _renamed(function(printer, program), prefix)
+        for program in (*programs.expectations.values(), *programs.diffusion.values())
     ]
     helpers = ""
     if printer.used == {"positive"}:
@@ -76,6 +83,10 @@ def function(printer: Any, program: Program) -> str:
         )
         result = f"({result}).a"
     return f"def {program.name}({arguments}):\n{''.join(lines)}    return {result}\n"
+
+
+def _renamed(text: str, prefix: str) -> str:
+    return text.replace("def ", f"def {prefix}", 1)
 
 
 def _pointwise(printer: Any, name: str, expr: Expr) -> str:

@@ -119,8 +119,8 @@ static void noise_I4(long p, long n, const double *C, const double *v, const int
 static long noise_work(long p, long k)
 {
     const long n = p + k, m = p*(p + 1)/2;
-    long most = 0, size;
-    (void)n;
+    long most = 0, size = 0;
+    (void)n; (void)m; (void)size;
     size = m + p + m + n*p + m + m + n*m + n*p + n*p + p + p + m + m + n*m + n*m + n*m + n*m + m + n*m + n*m + n*m + n*m + n*m;
     if (size > most) most = size;
     return most;

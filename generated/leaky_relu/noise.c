@@ -407,8 +407,8 @@ static void noise_I4(long p, long n, const double *C, const double *v, const int
 static long noise_work(long p, long k)
 {
     const long n = p + k, m = p*(p + 1)/2;
-    long most = 0, size;
-    (void)n;
+    long most = 0, size = 0;
+    (void)n; (void)m; (void)size;
     return most;
 }
 
