@@ -19,7 +19,7 @@ class Activation:
     ----------
     formula : str
         Formula in one variable ``x``, for example ``"erf(x/sqrt(2))"`` or ``"x**3 - 3*x"``.  It is parsed, never
-        evaluated, and stored in a canonical spelling, so that equal formulas make equal activations.
+        evaluated, and stored in a canonical spelling; activations are equal if these are.
     name : str, optional
         Short name used in tables and file names; by default the built-in's name, or the formula itself.
 

@@ -110,13 +110,15 @@ def generate(student: str, teacher: str, out: Path | None) -> tuple[Any, Path]:
     return rendered, folder
 
 
-def generate_builtins(*, check: bool) -> list[str]:
+def generate_builtins(*, check: bool, progress: Callable[[float], None] | None = None) -> list[str]:
     """Rewrite the checked-in kernels, or with ``check`` only return what differs from a fresh derivation."""
     from .derivations import generate as derivation
 
     root = generated_dir()
     found: list[str] = []
-    for name, rendered in derivation.builtins():
+    for done, (name, rendered) in enumerate(derivation.builtins(), start=1):
+        if progress is not None:
+            progress(done / len(builtins()))
         if check:
             found += derivation.drift(root / name, rendered)
         else:
