@@ -133,6 +133,8 @@ def drift(folder: Path, rendered: Rendered) -> list[str]:
     old = {name: (folder / name).read_text(encoding="utf-8") for name in FILES}
     if json.loads(old["manifest.json"])["sympy"] == sympy.__version__:
         return [f"{folder.name}/{name} differs" for name in FILES if old[name] != rendered.files[name]]
+    if all(old[name] == rendered.files[name] for name in FILES if name != "manifest.json"):
+        return []
     return _value_drift(folder.name, old["kernel.py"], rendered.files["kernel.py"])
 
 
@@ -158,4 +160,5 @@ def _value_drift(name: str, old_text: str, new_text: str) -> list[str]:
 def _functions(text: str) -> dict[str, Callable[..., float]]:
     scope: dict[str, object] = {}
     exec(compile(text, "kernel.py", "exec"), scope)  # our own generated text
-    return {name: value for name, value in scope.items() if getattr(value, "__code__", None) is not None}  # type: ignore[misc]
+    wanted = ("student", "teacher", "I", "J", "K", "cov_")
+    return {name: value for name, value in scope.items() if name.startswith(wanted)}  # type: ignore[misc]

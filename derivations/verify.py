@@ -32,6 +32,7 @@ from .program import Program
 
 TOLERANCE = 1e-9
 SAMPLES = 2
+REFINE = 1.0  # how many times finer than what finds any mistake the quadrature is
 _SEED = 20230518
 
 #: where x_axis vanishes, of any shape, to nodes and weights with one more axis
@@ -174,11 +175,12 @@ def _rule(formulas: tuple[str, ...], linear_factors: int, slots: int) -> Rule:
     sums = [from_formula(_stand_in(formula)) for formula in formulas]
     degree = sum(max(len(polynomial) - 1 for _, polynomial in atoms.terms) for atoms in sums) + linear_factors
     if any(kind.sign for atoms in sums for kind, _ in atoms.terms):
-        return _split_rule(degree, 24 if slots > 3 else 40)
+        return _split_rule(degree, round(REFINE * (24 if slots > 3 else 40)))
     if all(atoms.is_polynomial for atoms in sums):
         nodes, weights = np.polynomial.hermite_e.hermegauss(max(degree, max(2 * degree // len(sums), 1)) + 1)
         weights = weights / math.sqrt(2 * math.pi)
     else:
+        step /= REFINE
         growth = sum(max(float(sympy.re(kind.beta)) for kind, _ in atoms.terms) for atoms in sums)
         reach = math.ceil((7.5 + 0.8 * math.sqrt(degree) + growth) / step)
         nodes = step * np.arange(-reach, reach + 1)
