@@ -8,16 +8,36 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
-from collections.abc import Iterable, Mapping
+import operator
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["array", "boolean", "choice", "frozen", "integer", "real", "restore", "same", "time_grid"]
+__all__ = [
+    "array",
+    "boolean",
+    "callback",
+    "choice",
+    "file_path",
+    "fits",
+    "frozen",
+    "index",
+    "integer",
+    "real",
+    "restore",
+    "same",
+    "time_grid",
+]
 
 Array = NDArray[np.float64]
+
+LARGEST = 2**53  # integers above are not exact as floating-point numbers
+ROUNDING = 8 * np.finfo(np.float64).eps  # that times may lie beyond t_max: np.arange(0, .35, .1)[-1] > .3
 
 
 def real(
@@ -27,24 +47,71 @@ def real(
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value.item()
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a real number, got {_shown(value)}.{_tail(hint)}")
-    number = float(value)
+        raise TypeError(f"{name} must be a real number, got {_shown(value)}{_tail(hint)}")
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond 1e308
+        number = math.inf
     inside = (low < number < high) if strict else (low <= number <= high)
     if not (math.isfinite(number) and inside):
-        raise ValueError(f"{name} must be {_interval(low, high, strict)}, got {number:g}.{_tail(hint)}")
+        raise ValueError(f"{name} must be {_interval(low, high, strict)}, got {number:g}{_tail(hint)}")
     return number
 
 
 def integer(name: str, value: object, *, low: int = 1, hint: str = "") -> int:
-    """An integer >= low; floats with an integral value are accepted (d=1e4)."""
+    """An integer in [low, 2**53]; floats with an integral value are accepted (d=1e4)."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value.item()
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be an integer, got {_shown(value)}.{_tail(hint)}")
+        raise TypeError(f"{name} must be an integer, got {_shown(value)}{_tail(hint)}")
     number = int(value) if isinstance(value, numbers.Integral) else _whole(name, float(value), hint)
     if number < low:
-        raise ValueError(f"{name} must be at least {low}, got {number}.{_tail(hint)}")
+        raise ValueError(f"{name} must be at least {low}, got {number}{_tail(hint)}")
+    if number > LARGEST:
+        about = f"1e{math.log10(number):.0f}"  # it may have thousands of digits, or be too large for a float
+        raise ValueError(f"{name} must be at most 2**53 = {LARGEST}, got about {about}; decrease {name}.")
     return number
+
+
+def index(name: str, value: object, size: int, what: str) -> int:
+    """A position among ``size`` things, counted from 0 or, if negative, from the end; ``what`` says what they are."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {_shown(value)}; pass for example {name}=0.") from None
+    if not -size <= number < size:
+        raise IndexError(f"{name}={number} does not exist; there are {size} {what}, counted from 0.")
+    return number
+
+
+def callback(name: str, value: object) -> Callable[[float], None] | None:
+    """None or something to call with a fraction."""
+    if value is None or callable(value):
+        return value
+    raise TypeError(
+        f"{name} must be None or a function of the fraction that is done, got {_shown(value)}; leave {name} out."
+    )
+
+
+def file_path(value: object, example: str) -> Path:
+    """The path of a file."""
+    if not isinstance(value, (str, os.PathLike)) or isinstance(os.fspath(value), bytes):
+        raise TypeError(f"path must be the name of a file, got {_shown(value)}; pass for example {example!r}.")
+    if not os.fspath(value):
+        raise ValueError(f"path must be the name of a file, got an empty one; pass for example {example!r}.")
+    return Path(value)
+
+
+def fits(needed: float, what: str, remedy: str) -> None:
+    """Refuse arrays larger than the machine's memory: the system might end the process instead of saying so."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return
+    if needed > memory:
+        raise ValueError(f"{what} need {needed / 2**30:.3g} GiB and this machine has {memory / 2**30:.3g}; {remedy}.")
 
 
 def boolean(name: str, value: object) -> bool:
@@ -96,7 +163,8 @@ def time_grid(t_max: object, times: ArrayLike | None, *, count: int | None = 201
     t_max : float
         Final time t = nu*gamma/(p*d), finite and >= 0.
     times : array_like or None
-        Increasing times in [0, t_max]; None stands for ``count`` equal ones.
+        Increasing times in [0, t_max], where rounding may exceed t_max (it is clipped); None stands for ``count``
+        equal ones.
     count : int or None
         None leaves ``times=None`` to the solver's own steps.
 
@@ -105,12 +173,13 @@ def time_grid(t_max: object, times: ArrayLike | None, *, count: int | None = 201
     t_max : float
     times : ndarray or None
     """
-    last = real("t_max", t_max, low=0.0, hint="time runs forward in t = nu*gamma/(p*d); pass a t_max >= 0")
+    last = real("t_max", t_max, low=0.0, hint="time t = nu*gamma/(p*d) runs forward, pass a t_max >= 0")
     if times is None:
         if count is None:
             return last, None
         return last, np.linspace(0.0, last, count) if last > 0.0 else np.zeros(1)
     grid = array("times", times, ndim=(1,), shape="(n,)")
+    grid[(grid > last) & (grid <= last * (1.0 + ROUNDING))] = last
     if np.any(np.diff(grid) <= 0.0):
         raise ValueError("times must be strictly increasing; sort them first, for example with numpy.unique(times).")
     if grid[0] < 0.0 or grid[-1] > last:
@@ -157,7 +226,7 @@ def restore(instance: object, state: Mapping[str, Any]) -> None:
 
 def _whole(name: str, value: float, hint: str) -> int:
     if not value.is_integer():  # infinity and NaN included
-        raise ValueError(f"{name} must be an integer, got {value:g}.{_tail(hint)}")
+        raise ValueError(f"{name} must be an integer, got {value:g}{_tail(hint)}")
     return int(value)
 
 
@@ -169,7 +238,8 @@ def _shown(value: object) -> str:
 
 
 def _tail(hint: str) -> str:
-    return f" {hint[0].upper()}{hint[1:].rstrip('.')}." if hint else ""
+    """The rest of a sentence; a hint keeps its case, since gamma is not Gamma."""
+    return f"; {hint.rstrip('.')}." if hint else "."
 
 
 def _interval(low: float, high: float, strict: bool) -> str:

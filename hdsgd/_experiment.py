@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,170 +14,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _storage, escape
-from ._checks import integer, real
+from . import _simulate_c, escape
+from ._checks import callback, integer, real
+from ._dynamics import Dynamics
+from ._escape_result import EscapeResult, Row
 from ._ode import solve_ode
 from ._overlaps import Overlaps
-from ._plots import escape_figure
-from ._problem import Problem
+from ._passage import fraction
+from ._problem import Problem, check_start
 from ._random import RNG, master_seed
 from ._sde import solve_sde
 from ._simulate import simulate
-from ._solution import Exit, Solution, versions
+from ._solution import Exit, Solution, Status
 from ._starts import read_start
+
+__all__ = ["EscapeResult", "Row", "escape_experiment"]
 
 Array = NDArray[np.float64]
 
-#: the horizon beyond the annealed time, in growth times: a start misses it with probability of about exp(-20)
+#: the horizon beyond the typical exit, in growth times: a start misses it with probability of about exp(-20)
 _PATIENCE = 20.0
+#: the horizon where the ODE never exits: noise may, but not reliably, so it is not waited for
+_SETTLED = 2.0
 #: replicas whose whole paths are drawn, and starts that the ODE is solved from when they are random
 _DRAWN, _SOLVED = 100, 100
 
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: the exit time by one route.
-
-    Attributes
-    ----------
-    route : str
-        How the exit time was found.
-    time : float
-        Mean exit time, in t = νγ/(pd); nan if there is none.
-    error : float
-        Standard error of the mean; nan for a formula.
-    starts : str
-        The start it belongs to, or the starts it averages over.
-    runs : int
-        Number of runs behind the mean; 0 for a formula.
-    censored : int
-        Runs that had not exited at t_max; they are left out of the mean.
-    note : str
-        Why there is no value, or where it comes from.
-    """
-
-    route: str
-    time: float
-    error: float
-    starts: str
-    runs: int = 0
-    censored: int = 0
-    note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EscapeResult:
-    """The outcome of :func:`escape_experiment`.
-
-    Attributes
-    ----------
-    problem : Problem
-    start : Overlaps or None
-        The fixed start; None for random ones.
-    start_name : str
-    d : int
-    T : float
-    t_max : float
-    seed : int
-        ``rng=result.seed`` reproduces it.
-    rows : tuple of Row
-    ode, paths : Solution
-        ODE from one start, and exact simulations that were not stopped, for the figure.
-    exit_times : dict of arrays
-        Of the simulation and, at p = 1, of the SDE: one per replica, nan where censored.
-    seconds : float
-        Wall time.
-    """
-
-    problem: Problem
-    start: Overlaps | None
-    start_name: str
-    p: int
-    d: int
-    T: float
-    t_max: float
-    seed: int
-    rows: tuple[Row, ...]
-    ode: Solution
-    paths: Solution
-    exit_times: dict[str, Array]
-    seconds: float
-    versions: dict[str, str] = field(default_factory=lambda: dict(versions()))
-
-    def table(self) -> str:
-        """Return the table for a terminal."""
-        problem = self.problem
-        title = (
-            f"Escape from mediocrity: phase retrieval on the sphere, d={self.d} p={self.p} k=1 γ={problem.gamma:g} "
-            f"Δ={problem.Delta:g} T={self.T:g}, seed {self.seed}"
-        )
-        head = ("route", "exit time t", "± s.e.", "averaged over", "runs")
-        body = [_cells(row) for row in self.rows]
-        widths = [max(len(line[i]) for line in (head, *body)) for i in range(len(head))]
-        lines = [title, ""]
-        for line in (head, *body):
-            cells = (
-                cell.ljust(width) if i in (0, 3) else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            lines.append("  ".join(cells).rstrip())
-        lines.insert(3, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-        notes = [f"{row.route}: {row.note}" for row in self.rows if row.note]
-        lines += ["", "t = νγ/(pd) counts time; samples per dimension α = t p/γ.", *notes]
-        return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything but the arrays, ready for JSON (nan as None)."""
-
-        def plain(value: Any) -> Any:
-            return None if isinstance(value, float) and not math.isfinite(value) else value
-
-        return {
-            "problem": asdict(self.problem),
-            "start": self.start_name,
-            "p": self.p,
-            "d": self.d,
-            "T": self.T,
-            "t_max": self.t_max,
-            "seed": str(self.seed),
-            "rows": [{key: plain(value) for key, value in asdict(row).items()} for row in self.rows],
-            "seconds": self.seconds,
-            "versions": self.versions,
-        }
-
-    def figure(self) -> Any:
-        """Draw trajectories and exit times (needs matplotlib); returns the Figure."""
-        return escape_figure(self)
-
-    def save(self, out: str | os.PathLike[str] = "hdsgd-escape", *, figure: bool = True) -> list[Path]:
-        """Write ``out``.npz (arrays), ``out``.json (table and parameters) and, with matplotlib, ``out``.png.
-
-        Returns
-        -------
-        list of Path
-            What was written.
-        """
-        prefix = Path(out)
-        paths = [prefix.with_name(f"{prefix.name}{ending}") for ending in (".npz", ".json", ".png")]
-        variables = {
-            "t": (("t",), self.paths.t),
-            "risk_simulation": (("drawn", "t"), self.paths.risk),
-            "M_simulation": (("drawn", "t", "j", "r"), self.paths.M),
-            "t_ode": (("t_ode",), self.ode.t),
-            "risk_ode": (("t_ode",), self.ode.risk),
-            "M_ode": (("t_ode", "j", "r"), self.ode.M),
-            **{f"exit_times_{name}": ((f"replica_{name}",), values) for name, values in self.exit_times.items()},
-        }
-        _storage.write(paths[0], variables, self.to_dict())
-        _write_text(paths[1], json.dumps(self.to_dict(), indent=1) + "\n")
-        if not figure:
-            return paths[:2]
-        try:
-            drawing = self.figure()
-        except ValueError:  # no matplotlib: the numbers are there all the same
-            return paths[:2]
-        drawing.savefig(paths[2], dpi=150)
-        return paths
+_ELSEWHERE = "the formulas for random starts hold for P = 1 and second layers of ones, not for this start"
 
 
 def escape_experiment(
@@ -203,7 +63,7 @@ def escape_experiment(
     ----------
     start : "published", "random", a path or Overlaps
         The start published with the paper (p = 1 or 2), a start of its own for each replica, uniform on the sphere, or
-        the overlaps Q, M, P in a .json or .npz file.
+        the overlaps Q, M, P, also in a .json or .npz file.
     p : int, optional
         Student width; by default that of the start (1 if random).
     d : int
@@ -215,11 +75,13 @@ def escape_experiment(
     replicas : int
         Runs of the SDE and of the exact simulation.
     rng : None, int, SeedSequence or Generator
+        Of all random numbers; recorded as ``result.seed``.
     dt : float
         Time step of the SDE.
     t_max : float, optional
-        Horizon in t = νγ/(pd), by default far beyond the exit.
+        Horizon in t = νγ/(pd), by default far beyond the exit; 2 where the ODE never exits.
     backend : {"auto", "c", "numpy"}
+        Compiled C, or numpy; "auto" is C where a compiler works.
     progress : callable, optional
         Called with the fraction that is done.
 
@@ -235,79 +97,69 @@ def escape_experiment(
 
     Notes
     -----
+    A route that does not apply has a row without a value, and a note with the reason.
+
     Source: Arnaboldi et al. 2023 (arXiv 2305.18502), figure 1.
 
     Examples
     --------
     >>> import hdsgd
     >>> result = hdsgd.escape_experiment(replicas=20)
-    >>> round(result.rows[0].time, 4)
-    1.0689
+    >>> result
+    EscapeResult(published start, p=1, d=3000, gamma=0.1, Delta=0.0001, T=0.01, 10 rows)
+    >>> result.rows[0].route, round(result.rows[0].time, 4)
+    ('ODE event', 1.0689)
     """
     began = time.perf_counter()
     problem = Problem("quadratic", gamma=gamma, Delta=Delta, spherical=True)
-    fixed, name, p = _start(start, p)
-    replicas = integer("replicas", replicas, low=2, hint="a standard error needs at least 2")
+    T = fraction(T)
+    fixed, name, p = _start(problem, start, p)
+    replicas = integer("replicas", replicas, hint="a standard error needs at least 2", low=2)
     d = integer("d", d, low=p + 2, hint="the exact simulation needs d >= p + k + 1")
-    seed = master_seed(rng)
-    horizon = escape.annealed(problem, p=p, d=d, T=T) + _PATIENCE / escape.growth_rate(problem, p)
-    t_max = horizon if t_max is None else real("t_max", t_max, low=0.0, strict=True)
-    report = progress or (lambda fraction: None)
+    seed, dt = master_seed(rng), real("dt", dt, low=0.0, strict=True, hint="it is the time step of the SDE")
+    report = callback("progress", progress) or (lambda fraction: None)
+    if backend != "numpy":
+        _simulate_c.threads()  # refuses a wrong HDSGD_THREADS before the work
     first = fixed if fixed is not None else Overlaps.random(p, 1, d, rng=seed)
     many = fixed if fixed is not None else Overlaps.random(p, 1, d, rng=seed, replicas=replicas)
     starts = f"{name} start" if fixed is not None else "random starts"
-    rows = list(_deterministic(problem, fixed, many, starts, p, d, T))
+    if t_max is None:
+        t_max = _horizon(problem, fixed, p, d, T)
+    else:
+        t_max = real("t_max", t_max, low=0.0, strict=True, hint="it is the horizon of the runs")
+    rows = list(_deterministic(problem, fixed, many, starts, d, T))
     report(0.1)
+
+    def part(begin: float, end: float) -> Callable[[float], None]:
+        return lambda fraction: report(begin + (end - begin) * fraction)
+
     exit_times: dict[str, Array] = {}
-    stop, count = Exit(T=T), None if fixed is None else replicas
-    if p == 1:
-        sde = solve_sde(
-            problem,
-            many,
-            t_max,
-            d=d,
-            dt=dt,
-            replicas=count,
-            rng=seed,
-            times=[0.0],
-            stop=stop,
-            backend=backend,
-            progress=lambda fraction: report(0.1 + 0.4 * fraction),
-        )
+    missing = _no_diffusion(problem, first, backend)
+    options: dict[str, Any] = {"d": d, "rng": seed, "backend": backend}
+    stopped = {"replicas": None if fixed is None else replicas, "times": [0.0], "stop": Exit(T=T), **options}
+    if missing:
+        rows.append(Row("SDE (Euler, bridge)", math.nan, math.nan, starts, note=missing))
+    else:
+        sde = solve_sde(problem, many, t_max, dt=dt, progress=part(0.1, 0.4), **stopped)
         exit_times["sde"] = np.asarray(sde.exit_time)
-        rows.append(_sampled("SDE (Euler, bridge)", exit_times["sde"], starts))
-    chain = simulate(
-        problem,
-        many,
-        t_max,
-        d=d,
-        replicas=count,
-        rng=seed,
-        times=[0.0],
-        stop=stop,
-        backend=backend,
-        progress=lambda fraction: report(0.5 + 0.4 * fraction),
-    )
+        rows.append(_runs("SDE (Euler, bridge)", sde, starts, t_max))
+    chain = simulate(problem, many, t_max, progress=part(0.4, 0.8), **stopped)
     exit_times["simulation"] = np.asarray(chain.exit_time)
-    rows.append(_sampled("exact simulation", exit_times["simulation"], starts))
-    rows += _formulas(problem, p, d, T)
+    rows.append(_runs("exact simulation", chain, starts, t_max))
+    rows += _averages(problem, fixed, p, d, T)
     if name == "published" and (d, gamma, Delta, T) == tuple(_published()[key] for key in ("d", "gamma", "Delta", "T")):
         rows += _published_rows(p, starts)
-    shown = min(t_max, 3.0 * (rows[0].time if math.isfinite(rows[0].time) else t_max / 3.0))
-    times = np.linspace(0.0, shown, 201)
-    drawn = min(_DRAWN, replicas)
-    sample = many if fixed is not None else Overlaps.random(p, 1, d, rng=seed, replicas=drawn)
-    paths = simulate(
-        problem,
-        sample,
-        shown,
-        d=d,
-        replicas=drawn,
-        rng=seed,
-        times=times,
-        backend=backend,
-        progress=lambda fraction: report(0.9 + 0.1 * fraction),
-    )
+
+    typical = next((t for t in (rows[0].time, _median(exit_times["simulation"])) if math.isfinite(t)), t_max / 3.0)
+    shown = min(t_max, 3.0 * typical)
+    times, drawn = np.linspace(0.0, shown, 201), min(_DRAWN, replicas)
+    sample = fixed if fixed is not None else Overlaps.random(p, 1, d, rng=seed, replicas=drawn)
+    sde_paths = None
+    if not missing:
+        sde_paths = solve_sde(
+            problem, sample, shown, dt=dt, replicas=drawn, times=times, progress=part(0.8, 0.9), **options
+        )
+    paths = simulate(problem, sample, shown, replicas=drawn, times=times, progress=part(0.9, 1.0), **options)
     report(1.0)
     return EscapeResult(
         problem=problem,
@@ -315,64 +167,120 @@ def escape_experiment(
         start_name=name,
         p=p,
         d=d,
-        T=float(T),
+        T=T,
         t_max=t_max,
         seed=seed,
         rows=tuple(rows),
         ode=solve_ode(problem, first, shown, times=times, backend=backend),
         paths=paths,
+        sde_paths=sde_paths,
         exit_times=exit_times,
         seconds=time.perf_counter() - began,
     )
 
 
-def _start(start: str | os.PathLike[str] | Overlaps, p: int | None) -> tuple[Overlaps | None, str, int]:
-    """Return the fixed start (None for random ones), its name and the student width."""
+def _start(problem: Problem, start: object, p: int | None) -> tuple[Overlaps | None, str, int]:
+    """The fixed start (None for random ones), its name and the student width."""
     wanted = None if p is None else integer("p", p)
     if isinstance(start, str) and start == "random":
         return None, "random", wanted or 1
     if isinstance(start, str) and start == "published":
         known = _published()["starts"]
         if str(wanted or 1) not in known:
-            raise ValueError(f"the published starts have p = {' or '.join(known)}: use start='random' for p={wanted}")
+            raise ValueError(f"the published starts have p = {' or '.join(known)}; use start='random' for p={wanted}.")
         entry = known[str(wanted or 1)]
         state, name = Overlaps(entry["Q"], entry["M"], entry["P"]), "published"
+    elif isinstance(start, (str, os.PathLike, Overlaps)):
+        state, name = start if isinstance(start, Overlaps) else read_start(start), "given"
     else:
-        state = start if isinstance(start, Overlaps) else read_start(start)
-        name = "given"
+        raise TypeError(
+            "start must be 'published', 'random', the name of a file or an hdsgd.Overlaps, "
+            f"got {type(start).__name__}; leave it out for the published start."
+        )
+    check_start(problem, state)
     if state.replicas is not None or state.k != 1:
-        raise ValueError("the escape experiment takes one start with one teacher unit (k = 1), without a replica axis")
+        raise ValueError(
+            "the escape experiment takes one start, with k = 1 and no replica axis; pass state.replica(i)."
+        )
     if wanted not in (None, state.p):
-        raise ValueError(f"the start has p={state.p}, not p={wanted}: leave p out or give another start")
+        raise ValueError(f"the start has p={state.p}, not p={wanted}; leave p out or give another start.")
     return state, name, state.p
 
 
+def _plain(state: Overlaps) -> bool:
+    """Whether teacher and second layers are those of the formulas."""
+    return bool(abs(state.P[0, 0] - 1.0) <= escape.UNIT and np.all(state.a == 1.0) and np.all(state.a_star == 1.0))
+
+
+def _horizon(problem: Problem, fixed: Overlaps | None, p: int, d: int, T: float) -> float:
+    """A time by which all runs have exited, if they do."""
+    level = math.log((T * (p + 1) * d + (p + 1) * (1.0 - T)) / (2.0 * p))  # the annealed formula
+    patience = max(level, 0.0) / 2.0 + _PATIENCE
+    if fixed is None or _plain(fixed):
+        if problem.gamma >= escape.max_gamma(problem, p):
+            raise ValueError(
+                f"gamma={problem.gamma:g} is beyond the stability of the escape at p={p}; choose gamma < "
+                f"{escape.max_gamma(problem, p):.6g}."
+            )
+        grow = escape.growth_rate(problem, p)
+        if fixed is None:
+            return patience / grow
+    # Noise gives a start with M = 0 a small M.
+    small = 1e-3 * math.sqrt(fixed.P[0, 0]) * fixed.Q[:, :1]
+    begin = fixed if np.any(fixed.M) else Overlaps(fixed.Q, small, fixed.P, fixed.a, fixed.a_star)
+    exits = escape.by_ode(problem, begin, T)
+    if not math.isfinite(exits):
+        return _SETTLED
+    if not _plain(fixed):
+        plateau = Overlaps(fixed.Q, small, fixed.P, fixed.a, fixed.a_star)
+        grow = float(np.max(Dynamics(problem).drift(plateau).dM / np.where(small == 0.0, np.inf, small)))
+    return exits + patience / grow if grow > 0.0 else _SETTLED + 3.0 * exits
+
+
+def _no_diffusion(problem: Problem, state: Overlaps, backend: str) -> str:
+    """Why there is no SDE for this student, if so."""
+    try:
+        Dynamics(problem, backend).diffusion(state)
+    except ValueError as reason:
+        return str(reason)
+    return ""
+
+
 def _deterministic(
-    problem: Problem, fixed: Overlaps | None, many: Overlaps, starts: str, p: int, d: int, T: float
+    problem: Problem, fixed: Overlaps | None, many: Overlaps, starts: str, d: int, T: float
 ) -> Iterator[Row]:
-    """Yield the routes without noise from this start, or averaged over some of the random ones."""
+    """The routes without noise from this start, or averaged over some of the random ones."""
     if fixed is not None:
-        time_ode = escape.by_ode(problem, fixed, T)
-        note = "" if math.isfinite(time_ode) else "the trajectory settles above the level: it never exits"
-        yield Row("ODE event", time_ode, math.nan, starts, note=note)
+        row = _formula("ODE event", lambda: escape.by_ode(problem, fixed, T), starts)
+        if not row.note and not math.isfinite(row.time):
+            row = Row(row.route, math.nan, math.nan, starts, note="it settles above the level, and never exits")
+        yield row
         yield _formula("implicit equation", lambda: escape.implicit(problem, fixed, T), starts)
-        if p == 1:
-            yield _formula("corrected, fixed start", lambda: escape.corrected(problem, d=d, T=T, state=fixed), starts)
+        yield _formula("corrected, fixed start", lambda: escape.corrected(problem, d=d, T=T, state=fixed), starts)
         return
     assert many.replicas is not None
     chosen = [many.replica(i) for i in range(min(many.replicas, _SOLVED))]
     for route, function in (("ODE event", escape.by_ode), ("implicit equation", escape.implicit)):
         try:
-            yield _sampled(route, np.array([function(problem, one, T) for one in chosen]), starts)
+            times = np.array([function(problem, one, T) for one in chosen])
         except ValueError as reason:
             yield Row(route, math.nan, math.nan, starts, note=str(reason))
+        else:
+            yield _sampled(route, times, starts, "never exit")
 
 
-def _formulas(problem: Problem, p: int, d: int, T: float) -> Iterator[Row]:
-    yield _formula("annealed formula", lambda: escape.annealed(problem, p=p, d=d, T=T), "random starts")
-    yield _formula("quenched formula", lambda: escape.quenched(problem, p=p, d=d, T=T), "random starts")
-    if p == 1:
-        yield _formula("corrected formula", lambda: escape.corrected(problem, d=d, T=T), "random starts")
+def _averages(problem: Problem, fixed: Overlaps | None, p: int, d: int, T: float) -> Iterator[Row]:
+    """The formulas for random starts, of the teacher and second layers that they hold for."""
+    routes = (
+        ("annealed formula", lambda: escape.annealed(problem, p=p, d=d, T=T)),
+        ("quenched formula", lambda: escape.quenched(problem, p=p, d=d, T=T)),
+        ("corrected formula", lambda: escape.corrected(problem, d=d, T=T, p=p)),
+    )
+    for route, function in routes:
+        if fixed is not None and not _plain(fixed):
+            yield Row(route, math.nan, math.nan, "random starts", note=_ELSEWHERE)
+        else:
+            yield _formula(route, function, "random starts")
 
 
 def _formula(route: str, function: Callable[[], float], starts: str) -> Row:
@@ -382,13 +290,34 @@ def _formula(route: str, function: Callable[[], float], starts: str) -> Row:
         return Row(route, math.nan, math.nan, starts, note=str(reason))
 
 
-def _sampled(route: str, values: Array, starts: str) -> Row:
-    seen = values[np.isfinite(values)]
-    censored = int(values.size - seen.size)
-    note = f"{censored} of {values.size} runs had not exited at t_max and are left out" if censored else ""
-    mean = float(seen.mean()) if seen.size else math.nan
-    error = float(seen.std(ddof=1) / math.sqrt(seen.size)) if seen.size > 1 else math.nan
-    return Row(route, mean, error, starts, int(values.size), censored, note)
+def _runs(route: str, sol: Solution, starts: str, t_max: float) -> Row:
+    """The mean over an ensemble, if none of its runs was lost or censored."""
+    lost = np.isin(np.asarray(sol.status), (Status.DIVERGED, Status.FAILED))
+    if lost.any():
+        times = np.asarray(sol.exit_time)
+        return Row(route, math.nan, math.nan, starts, times.size, int(np.isnan(times).sum()), sol.message)
+    return _sampled(route, np.asarray(sol.exit_time), starts, f"had not exited by t_max = {t_max:.3g}")
+
+
+def _sampled(route: str, values: Array, starts: str, otherwise: str) -> Row:
+    """The mean and its error; without them where values are missing, since the largest ones are."""
+    missing, median = int(np.count_nonzero(~np.isfinite(values))), _median(values)
+    if not missing:
+        error = float(values.std(ddof=1) / math.sqrt(values.size))
+        return Row(route, float(values.mean()), error, starts, int(values.size), median=median)
+    if missing == values.size:
+        note = f"all {missing} runs {otherwise}"
+    else:
+        note = f"{missing} of {values.size} runs {otherwise}, so that a mean over the others would be biased low"
+        note += f"; median {median:.2f}" if math.isfinite(median) else ", and no more than half have a time"
+    return Row(route, math.nan, math.nan, starts, int(values.size), missing, note, median)
+
+
+def _median(values: Array) -> float:
+    """With what is missing later than all others; nan where that is half or more."""
+    ranked = np.sort(np.where(np.isfinite(values), values, np.inf))
+    middle = float(ranked[(ranked.size - 1) // 2 : ranked.size // 2 + 1].mean())
+    return middle if math.isfinite(middle) else math.nan
 
 
 @cache
@@ -401,19 +330,5 @@ def _published() -> dict[str, Any]:
 def _published_rows(p: int, starts: str) -> Iterator[Row]:
     note = "as published with arXiv:2305.18502, for comparison"
     for route, key in (("published SDE runs", "sde"), ("published simulations", "sim")):
-        row = _sampled(route, np.array(_published()["exit_times"][str(p)][key]), starts)
-        yield Row(row.route, row.time, row.error, starts, row.runs, note=note)
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    value = f"{row.time:.4f}" if math.isfinite(row.time) else "-"
-    error = f"{row.error:.4f}" if math.isfinite(row.error) else ""
-    runs = "" if not row.runs else f"{row.runs}" + (f" ({row.censored} censored)" if row.censored else "")
-    return row.route, value, error, row.starts, runs
-
-
-def _write_text(path: Path, text: str) -> None:
-    handle, building = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    Path(building).replace(path)
+        row = _sampled(route, np.array(_published()["exit_times"][str(p)][key]), starts, "had not exited")
+        yield Row(row.route, row.time, row.error, starts, row.runs, note=note, median=row.median)

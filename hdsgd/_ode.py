@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._checks import choice, real, time_grid
+from ._checks import callback, choice, real, time_grid
 from ._cone import feasible
 from ._dynamics import Dynamics
 from ._overlaps import Overlaps
@@ -24,7 +24,9 @@ METHODS = ("auto", "DOP853", "RK45", "RK23", "Radau", "BDF", "LSODA")
 STIFF = "Radau"  # of scipy's stiff solvers the most accurate at tight tolerances; older LSODA is not safe in threads
 
 BLOW_UP = 1e10  # overlaps this many times the largest initial one are never reached by a run that learns
-GREW = 1e2  # a solver that gives up after this growth met a finite-time blow-up
+GREW = 1e2  # a solver that gives up after this growth of the overlaps met a finite-time blow-up,
+RISK_GREW = 1e4  # and after this one of the risk: where it is of high degree, overlaps need not grow much
+FINEST = 1e-13  # relative tolerance: rounding errors are not much smaller
 INSIDE = (0.25, 0.5, 0.75)  # where a stop is tested within a step: the risk may dip below the level and return
 
 # DOP853 estimates its error at order 5 and interpolates at order 7: at equal tolerance its trajectory comes out a
@@ -65,11 +67,13 @@ def solve_ode(
     stop : Exit, optional
         Stop where the excess risk first passes this level, found as a root on the dense output.
     rtol, atol : float
-        Relative and absolute accuracy of Q and M along the trajectory (the local error is controlled to match).
+        Relative and absolute accuracy of Q and M along the trajectory (the local error is controlled to match);
+        1e-13 <= rtol < 1.
     method : str
         "DOP853", "RK45", "RK23", "Radau", "BDF" or "LSODA" of scipy; "auto" is DOP853, changing to Radau where the
         explicit steps are held at their stability limit, or fail.
     backend : {"auto", "c", "numpy"}
+        Compiled C, or numpy; "auto" is C where a compiler works.
     progress : callable, optional
         Called with the fraction of t_max that is done.
 
@@ -80,6 +84,10 @@ def solve_ode(
         times those after the exit are dropped. ``sol.stats`` holds steps, nfev, wall time and tolerances. A run that
         diverges ends with ``sol.status == Status.DIVERGED`` and keeps the rows before.
 
+    See Also
+    --------
+    solve_sde, simulate : the same at finite d, with fluctuations.
+
     Raises
     ------
     ValueError, TypeError
@@ -88,6 +96,17 @@ def solve_ode(
     Notes
     -----
     Source: Saad & Solla 1995; Goldt et al. 2019 (arXiv 1906.08632); Veiga et al. 2022 (arXiv 2202.00293).
+
+    Examples
+    --------
+    >>> from hdsgd import Overlaps, Problem
+    >>> problem = Problem("erf", gamma=1.0, Delta=0.01)
+    >>> start = Overlaps.random(p=2, k=1, d=1000, rng=0)
+    >>> sol = solve_ode(problem, start, t_max=10.0, times=[0.0, 5.0, 10.0])
+    >>> sol.M.shape
+    (3, 2, 1)
+    >>> bool(sol.risk[-1] < sol.risk[0])
+    True
     """
     problem, state = check_start(problem, state)
     if state.replicas is not None:
@@ -96,7 +115,12 @@ def solve_ode(
         )
     t_max, grid = time_grid(t_max, times, count=None)
     stop = stop_condition(stop)
-    rtol = real("rtol", rtol, low=0.0, strict=True, hint="it is the relative tolerance, for example 1e-8")
+    rtol = real("rtol", rtol, hint="it is the relative tolerance, for example 1e-8")
+    if not FINEST <= rtol < 1.0:
+        raise ValueError(
+            f"rtol must be at least {FINEST:g}, the size of rounding errors, and below 1, got {rtol:g}; "
+            "pass for example rtol=1e-8."
+        )
     atol = real("atol", atol, low=0.0, hint="it is the absolute tolerance, for example 1e-10")
     run = _Run(
         system=Dynamics(problem, backend).system(state),
@@ -106,7 +130,7 @@ def solve_ode(
         t_max=t_max,
         grid=grid,
         stop=stop,
-        progress=progress,
+        progress=callback("progress", progress),
     )
     started = time.perf_counter()
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a blow-up is reported in the status
@@ -140,7 +164,8 @@ class _Run:
     def go(self, y: Array) -> None:
         """Integrate from y at time 0."""
         level = None if self.stop is None else float(self.stop.threshold(max(self.system.risk(y), 0.0)))
-        self.limit = BLOW_UP * max(1.0, float(np.abs(y).max()))
+        self.size, self.risk0 = max(1.0, float(np.abs(y).max())), max(1.0, self.system.risk(y))
+        self.limit = BLOW_UP * self.size
         if self.grid is None or self.grid[0] == 0.0:
             self._store(0.0, y)
         if level is not None and self.system.risk(y) <= level:
@@ -163,12 +188,11 @@ class _Run:
         solver = getattr(scipy.integrate, name)(self.system.rhs, t, y, self.t_max, rtol=rtol, atol=safety * self.atol)
         watched = self.method == "auto" and name != STIFF
         direction = np.random.default_rng(0).standard_normal(y.size)
-        size = float(np.abs(y).max())
         again = False
         while solver.status == "running":
             message = solver.step()
             if solver.status == "failed":
-                again = self._failed(name, message, solver, size)
+                again = self._failed(name, message, solver)
                 break
             self.steps += 1
             if not np.all(np.isfinite(solver.y)) or np.abs(solver.y).max() > self.limit:
@@ -188,9 +212,10 @@ class _Run:
         self.njev += solver.njev
         return solver.t, solver.y, again
 
-    def _failed(self, name: str, message: str | None, solver: Any, size: float) -> bool:
+    def _failed(self, name: str, message: str | None, solver: Any) -> bool:
         """Classify a solver that gave up; true when a stiff one should try."""
-        if np.abs(solver.y).max() > GREW * max(1.0, size) or not np.all(np.isfinite(solver.fun(solver.t, solver.y))):
+        grown = np.abs(solver.y).max() > GREW * self.size or self.system.risk(solver.y) > RISK_GREW * self.risk0
+        if grown or not np.all(np.isfinite(solver.fun(solver.t, solver.y))):
             self.status = Status.DIVERGED
             return False
         if self.method == "auto" and name != STIFF:
@@ -248,9 +273,7 @@ class _Run:
         # Steps of finite accuracy leave the cone by about rtol: stored rows are moved back, to be able to start a run.
         shift = max(np.abs(Q - raw_Q).max(initial=0.0), np.abs(M - raw_M).max(initial=0.0))
         a = np.broadcast_to(start.a, (n, p))
-        risk = np.maximum(
-            [self.system.risk(self.system.packed(q, m)) for q, m in zip(Q, M, strict=True)], 0.0
-        )
+        risk = np.maximum([self.system.risk(self.system.packed(q, m)) for q, m in zip(Q, M, strict=True)], 0.0)
         stats: dict[str, Any] = {
             "steps": self.steps,
             "nfev": self.nfev,

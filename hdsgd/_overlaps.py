@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._checks import array, boolean, frozen, integer, restore, same_fields
+from ._checks import array, boolean, fits, frozen, index, integer, restore, same_fields
 from ._cone import TOLERANCE, checked, omega, symmetric
 from ._random import OVERLAPS, RNG, TEACHER, generators, master_seed
 
 __all__ = ["Overlaps", "Weights"]
 
 Array = NDArray[np.float64]
+
+GENERATOR = 1024  # bytes of a replica's random number generator
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
@@ -53,6 +55,14 @@ class Overlaps:
     All arrays are read-only float64 copies; two Overlaps are equal when all their values are.
 
     Source: Saad & Solla 1995; Goldt et al. 2019 (arXiv 1906.08632); Veiga et al. 2022 (arXiv 2202.00293).
+
+    Examples
+    --------
+    >>> Overlaps(Q=[[1.0]], M=[[0.1]], P=[[1.0]])
+    Overlaps(p=1, k=1)
+    >>> starts = Overlaps.random(p=4, k=2, d=1000, rng=0, replicas=10)
+    >>> starts.M.shape, starts.replica(3).M.shape
+    ((10, 4, 2), (4, 2))
     """
 
     Q: Array
@@ -119,8 +129,7 @@ class Overlaps:
         """The overlaps of one replica, without a replica axis."""
         if self.replicas is None:
             raise ValueError("these overlaps have no replica axis; use them as they are.")
-        if not -self.replicas <= i < self.replicas:
-            raise IndexError(f"replica {i} does not exist; there are {self.replicas}, counted from 0.")
+        i = index("replica", i, self.replicas, "replicas")
         return trusted(self.Q[i].copy(), self.M[i].copy(), self.P, self.a[i].copy(), self.a_star)
 
     @classmethod
@@ -188,12 +197,20 @@ class Overlaps:
         Raises
         ------
         ValueError, TypeError
-            A width, dimension or number of replicas that is not a positive integer, or d < k.
+            A width, dimension or number of replicas that is not a positive integer, d < k, or more replicas than fit
+            into memory.
+
+        Examples
+        --------
+        >>> start = Overlaps.random(2, 1, d=10**9, rng=0)
+        >>> bool(abs(start.M).max() < 1e-3)
+        True
         """
         p, k = integer("p", p), integer("k", k)
         d = integer("d", d, low=k, hint="the input dimension d must be at least the teacher width k")
         count = 1 if replicas is None else integer("replicas", replicas)
         spherical = boolean("spherical", spherical)
+        fits(count * (24.0 * p * (p + k) + GENERATOR), f"the overlaps of {count} replicas", "draw fewer at a time")
         seed = master_seed(rng)
         if boolean("orthogonal_teacher", orthogonal_teacher) or k == 1:
             P = L = np.eye(k)
@@ -249,6 +266,16 @@ class Weights:
         Shapes that do not fit together, or entries that are not finite.
     TypeError
         Arrays that are not real.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> weights = Weights(rng.standard_normal((3, 500)), rng.standard_normal((1, 500)))
+    >>> weights
+    Weights(p=3, k=1, d=500)
+    >>> weights.overlaps()
+    Overlaps(p=3, k=1)
     """
 
     W: Array
@@ -327,6 +354,7 @@ def ensemble(state: Overlaps, replicas: int | None) -> tuple[Overlaps, bool]:
         return _repeated(state, 1) if state.replicas is None else state, state.replicas is None
     count = integer("replicas", replicas)
     if state.replicas is None:
+        fits(count * (8.0 * state.p * (state.p + state.k + 1) + GENERATOR), f"{count} replicas", "run fewer at a time")
         return _repeated(state, count), False
     if state.replicas != count:
         raise ValueError(

@@ -40,6 +40,13 @@ def first_passage(sol: Solution, T: float) -> float | Array:
     ------
     ValueError
         T outside (0, 1), no start stored, or a run that was stopped before it could fall by T.
+
+    Examples
+    --------
+    >>> problem = Problem("quadratic", gamma=0.1, spherical=True)
+    >>> sol = solve_ode(problem, Overlaps([[1.0]], [[0.1]], [[1.0]]), t_max=3.0)
+    >>> [round(first_passage(sol, T), 3) for T in (0.1, 0.5)]
+    [0.783, 1.442]
     """
     T = fraction(T)
     if not isinstance(sol, Solution):
@@ -94,6 +101,12 @@ def by_ode(problem: Problem, state: Overlaps, T: float) -> float:
     ------
     ValueError, TypeError
         T outside (0, 1), a state with a replica axis, or a solver that fails.
+
+    Examples
+    --------
+    >>> problem = Problem("quadratic", gamma=0.1, spherical=True)
+    >>> round(by_ode(problem, Overlaps([[1.0]], [[0.1]], [[1.0]]), T=0.5), 3)
+    1.442
     """
     T = fraction(T)
     span, gone, stop = FIRST_SPAN, 0.0, Exit(T=T)

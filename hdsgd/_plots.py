@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,9 @@ __all__ = ["escape_figure", "trajectories"]
 # Okabe and Ito's palette, distinct for every common colour vision deficiency; its yellow is too light for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 
+FORMULAS = ("ODE event", "implicit equation")  # routes that have runs behind the mean where starts are random
+EXITED = 1  # the code of Status.EXITED, which is defined above this module
+
 Curve = tuple[str, str, Any]  # name, name of its group, values
 
 
@@ -24,16 +28,17 @@ def trajectories(sol: Any) -> Figure:
     figure = figure_class(figsize=(12.0, 3.6), layout="constrained")
     risk, m, q = figure.subplots(1, 3)
     ensemble = sol.replicas is not None
-    _curves(risk, sol.t, [("", "", sol.risk)], ensemble)
+    t, held, cut = _held(sol) if ensemble else (sol.t, lambda values: values, "")
+    _curves(risk, t, [("", "", held(sol.risk))], ensemble)
     positive = sol.risk[np.isfinite(sol.risk) & (sol.risk > 0.0)]
     if positive.size and positive.max() > 30.0 * positive.min():
         risk.set_yscale("log")
     risk.set_ylabel(r"excess risk $\mathcal{R}-\Delta/2$")
     _curves(
         m,
-        sol.t,
+        t,
         [
-            (rf"$m_{{{j + 1}{r + 1}}}$", rf"$m_{{j{r + 1}}}$", sol.M[..., j, r])
+            (rf"$m_{{{j + 1}{r + 1}}}$", rf"$m_{{j{r + 1}}}$", held(sol.M[..., j, r]))
             for j in range(sol.p)
             for r in range(sol.k)
         ],
@@ -42,9 +47,9 @@ def trajectories(sol: Any) -> Figure:
     m.set_ylabel(r"teacher–student overlaps $M$")
     _curves(
         q,
-        sol.t,
+        t,
         [
-            (rf"$q_{{{j + 1}{l + 1}}}$", r"$q_{jj}$" if j == l else r"$q_{jl}$", sol.Q[..., j, l])
+            (rf"$q_{{{j + 1}{l + 1}}}$", r"$q_{jj}$" if j == l else r"$q_{jl}$", held(sol.Q[..., j, l]))
             for j in range(sol.p)
             for l in range(j, sol.p)
         ],
@@ -56,8 +61,34 @@ def trajectories(sol: Any) -> Figure:
         if ensemble is False and np.isfinite(sol.exit_time):
             axes.axvline(sol.exit_time, color="0.5", linestyle=":", linewidth=1.0)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(_title(sol), fontsize="medium")
+    figure.suptitle(_title(sol) + cut, fontsize="medium")
     return figure
+
+
+def _held(sol: Any) -> tuple[Any, Callable[[Any], Any], str]:
+    """Times to draw an ensemble at, a function that fills rows in, and a remark on both.
+
+    Statistics over the replicas that are still running would be those of the slowest: a replica that has exited is held
+    at its last stored row. One that diverged or failed has nothing to hold, so that all curves end there.
+    """
+    stored = np.isfinite(sol.risk)
+    exited = np.asarray(sol.status) == EXITED
+    shown = stored.any(axis=1)  # the others exited, or ended, before the first stored time
+    going_on = (stored | exited[:, None])[shown].all(axis=0)
+    count = int(going_on.argmin()) if not going_on.all() else going_on.size
+    last = np.maximum.accumulate(np.where(stored, np.arange(sol.t.size), 0), axis=1)[:, :count]
+
+    def held(values: Any) -> Any:
+        return np.take_along_axis(values, last, axis=1)[shown]
+
+    remarks = []
+    if not stored[shown & exited, :count].all():
+        remarks.append("held where they exited")
+    if count < sol.t.size:
+        remarks.append("up to the first that ended without exit")
+    if not shown.all():
+        remarks.append(f"without {np.count_nonzero(~shown)} that ended before the first stored time")
+    return sol.t[:count], held, "".join(f", {remark}" for remark in remarks)
 
 
 def _curves(axes: Axes, t: Any, curves: list[Curve], ensemble: bool) -> None:
@@ -78,13 +109,12 @@ def _curves(axes: Axes, t: Any, curves: list[Curve], ensemble: bool) -> None:
         if not ensemble:
             axes.plot(t, values, label=label, **style)
             continue
-        running = np.isfinite(values).any(axis=0)
-        if not running.any():
+        if not values.size:
             continue
-        low, middle, high = np.nanquantile(values[:, running], (0.1, 0.5, 0.9), axis=0)
-        axes.plot(t[running], middle, label=label, **style)
+        low, middle, high = np.quantile(values, (0.1, 0.5, 0.9), axis=0)
+        axes.plot(t, middle, label=label, **style)
         if single:
-            axes.fill_between(t[running], low, high, color=style["color"], alpha=0.2, linewidth=0.0)
+            axes.fill_between(t, low, high, color=style["color"], alpha=0.2, linewidth=0.0)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False, fontsize="small", ncols=2 if len(names) > 4 else 1)
 
@@ -115,40 +145,105 @@ def _figure() -> type[Figure]:
 
 
 def escape_figure(result: Any) -> Figure:
-    """Draw an escape experiment: risk against t with the exit times of every route, and the distribution of exits."""
-    figure = _figure()(figsize=(11.0, 4.2), layout="constrained")
+    """Draw an escape experiment: risk against t, and the exit times of runs and formulas."""
+    figure = _figure()(figsize=(11.5, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    level = (1.0 - result.T) * result.ode.risk[0]
-    paths = result.paths
-    for risk in paths.risk[:20]:
-        left.plot(paths.t, risk, color=COLOURS[5], linewidth=0.6, alpha=0.6)
-    left.plot([], [], color=COLOURS[5], label="exact simulation, 20 runs")
-    left.plot(paths.t, np.nanmean(paths.risk, axis=0), color=COLOURS[0], label=f"its mean over {paths.replicas}")
-    left.plot(result.ode.t, result.ode.risk, color="black", linestyle="--", label="ODE")
-    left.axhline(level, color="0.6", linewidth=1.0, linestyle=":", label=r"exit level $(1-T)\,\mathcal{R}(0)$")
-    left.set_xlabel(r"$t = \nu\gamma/(pd)$")
-    left.set_ylabel(r"excess risk $\mathcal{R}-\Delta/2$")
-    left.legend(frameon=False, fontsize="small")
-    samples = {name: times[np.isfinite(times)] for name, times in result.exit_times.items()}
-    longest = max((float(np.quantile(times, 0.995)) for times in samples.values() if times.size), default=1.0)
-    bins = np.linspace(0.0, longest, 61)
-    for (name, times), colour in zip(reversed(samples.items()), COLOURS, strict=False):
-        label = {"sde": "SDE", "simulation": "exact simulation"}[name]
-        right.hist(
-            times, bins, density=True, histtype="step", color=colour, linewidth=1.5, label=f"{label}, {times.size} runs"
-        )
-    rows = [row for row in result.rows if not row.runs and np.isfinite(row.time)]
-    for row, colour, style in zip(rows, ("black", *COLOURS[2:]), ("--", "-.", ":", "-", "--", "-."), strict=False):
-        right.axvline(row.time, color=colour, linestyle=style, linewidth=1.3, label=f"{row.route}, {row.time:.3f}")
-    right.set_xlabel(r"exit time $t_{\rm ext}$")
-    right.set_ylabel("density")
-    right.legend(frameon=False, fontsize="small")
+    _escape_paths(left, result)
+    _escape_times(right, result)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     problem = result.problem
     figure.suptitle(
         rf"Escape from mediocrity: $d={result.d}$, $p={result.p}$, $k=1$, $\gamma={problem.gamma:g}$, "
-        rf"$\Delta={problem.Delta:g}$, $T={result.T:g}$, {result.start_name} start",
+        rf"$\Delta={problem.Delta:g}$, $T={result.T:g}$, {result.start_name} start"
+        + ("s" if result.start is None else ""),
         fontsize="medium",
     )
     return figure
+
+
+def _escape_paths(axes: Axes, result: Any) -> None:
+    paths, level = result.paths, (1.0 - result.T) * result.ode.risk[0]
+    few = min(20, paths.replicas)
+    for risk in paths.risk[:few]:
+        axes.plot(paths.t, risk, color=COLOURS[5], linewidth=0.6, alpha=0.6)
+    axes.plot([], [], color=COLOURS[5], linewidth=0.9, label=f"exact simulation, {few} runs")
+    axes.plot(
+        paths.t, paths.risk.mean(axis=0), color=COLOURS[0], linewidth=1.8, label=f"its mean over {paths.replicas}"
+    )
+    sde = result.sde_paths
+    if sde is not None:
+        axes.plot(
+            sde.t,
+            sde.risk.mean(axis=0),
+            color=COLOURS[1],
+            linestyle="--",
+            linewidth=1.8,
+            label=f"SDE, mean over {sde.replicas}",
+        )
+    label = "ODE" if result.start is not None else "ODE from one of the starts"
+    axes.plot(result.ode.t, result.ode.risk, color="black", linestyle="-.", label=label)
+    axes.axhline(level, color="0.6", linewidth=1.0, linestyle=":", label=r"exit level $(1-T)\,\mathcal{R}(0)$")
+    axes.set_xlabel(r"$t = \nu\gamma/(pd)$")
+    axes.set_ylabel(r"excess risk $\mathcal{R}-\Delta/2$")
+    axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize="small")
+
+
+def _escape_times(axes: Axes, result: Any) -> None:
+    samples = {name: times[np.isfinite(times)] for name, times in result.exit_times.items()}
+    means = [row.time for row in result.rows if np.isfinite(row.time)]
+    last = [float(np.quantile(times, 0.995 if times.size > 400 else 1.0)) for times in samples.values() if times.size]
+    seen = max(last, default=0.0)
+    longest = max((seen, *(1.05 * mean for mean in means))) or result.t_max
+    looks = {"simulation": ("exact simulation", COLOURS[0], "-"), "sde": ("SDE", COLOURS[1], "--")}
+    later = []
+    for name, (text, colour, style) in looks.items():
+        times, every = samples.get(name), result.exit_times.get(name)
+        if times is None:
+            continue
+        if not times.size:
+            axes.plot([], [], color=colour, linestyle=style, label=f"{text}: none of {every.size} runs had exited")
+            continue
+        # Their share of all runs: what is censored or later than the axis counts, too.
+        bins = np.linspace(0.0, seen or 1.0, int(np.clip(2.0 * np.sqrt(times.size), 6, 60)) + 1)
+        share = np.histogram(times, bins)[0] / (every.size * (bins[1] - bins[0]))
+        axes.stairs(share, bins, color=colour, linestyle=style, linewidth=1.5, label=f"{text}, {every.size} runs")
+        out = int(np.count_nonzero(times > seen)) + every.size - times.size
+        if out:
+            later.append(f"{out} ({text})")
+    _formula_lines(axes, result, 0.01 * longest)
+    axes.set_xlim(0.0, longest)
+    axes.set_ylim(0.0, None if last else 1.0)
+    axes.set_xlabel(
+        r"exit time $t_{\rm ext}$" + (f"\nlater than the axis or censored: {', '.join(later)}" if later else "")
+    )
+    axes.set_ylabel("density")
+    axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize="small")
+
+
+def _formula_lines(axes: Axes, result: Any, close: float) -> None:
+    """Vertical lines at the times of formulas and ODE; one for those that cannot be told apart."""
+    rows = [row for row in result.rows if np.isfinite(row.time) and (not row.runs or row.route in FORMULAS)]
+    mixed = result.start is not None  # times from this start, and means over random ones
+    groups: list[list[Any]] = []
+    for row in sorted(rows, key=lambda row: (row.starts == "random starts", row.time)):
+        same = groups and groups[-1][0].starts == row.starts and row.time - groups[-1][0].time < close
+        if same:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    looks = {
+        True: zip((COLOURS[3], COLOURS[4], COLOURS[2]), (":", "-.", (0, (6, 2))), strict=True),
+        False: zip(("black", COLOURS[7], COLOURS[3], COLOURS[4], COLOURS[2]), ("-", "--", ":", "-.", "-"), strict=True),
+    }
+    for group in groups:
+        random = mixed and group[0].starts == "random starts"
+        text = ", ".join(f"{row.route} {row.time:.3f}" for row in group)
+        colour, style = next(looks[random])
+        axes.axvline(
+            float(np.mean([row.time for row in group])),
+            color=colour,
+            linestyle=style,
+            linewidth=1.6,
+            label=f"{text} (random starts)" if random else text,
+        )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._checks import integer, real, time_grid
+from ._checks import callback, fits, integer, real, time_grid
 from ._cone import feasible
 from ._dynamics import Dynamics
 from ._overlaps import Overlaps, ensemble, trusted
@@ -21,6 +21,7 @@ __all__ = ["solve_sde"]
 Array = NDArray[np.float64]
 
 BLOCK = 256  # steps drawn at once: part of each replica's stream, so changing it changes the paths
+MOST_STEPS = 10**9  # days of work for a single path
 BLOW_UP = 1e10  # overlaps this many times the largest initial one are never reached by a run that learns
 GREW = 2.0  # a negative norm after this growth is the end of a blow-up, before it a step that is too long
 
@@ -51,17 +52,19 @@ def solve_sde(
     d : int
         Input dimension: the noise is of order 1/sqrt(d).
     dt : float
-        Largest time step; output times are met exactly by shorter ones.
+        Largest time step; output times are met exactly by shorter ones. At most 1e9 steps in all.
     replicas : int, optional
         Number of paths from a single start. None: one path from each start in ``state``.
     rng : None, int, SeedSequence or Generator
-        Replica i has its own stream: its path is the same for any number of replicas.
+        Replica i has its own stream: its path is the same for any number of replicas. Recorded as ``sol.seed``. To go
+        on from a solution, pass another seed: the same one draws the same numbers again, and correlates both parts.
     times : array_like, shape (n_t,), optional
         Increasing output times in [0, t_max]; 201 equal ones by default.
     stop : Exit, optional
         First passage of the excess risk, tested in every step: at its end, and in between by the crossing probability
         of a Brownian bridge (without it exits come out late, by O(sqrt(dt))).
     backend : {"auto", "c", "numpy"}
+        Of drift and covariance: compiled C, or numpy; "auto" is C where a compiler works.
     progress : callable, optional
         Called with the fraction of t_max that is done.
 
@@ -71,10 +74,14 @@ def solve_sde(
         With a replica axis unless ``state`` has none and ``replicas`` is None. Rows after a replica's exit or
         divergence are NaN; a single path without the axis ends there instead.
 
+    See Also
+    --------
+    simulate : SGD at finite d itself, exactly in law.
+
     Raises
     ------
     ValueError, TypeError
-        Arguments out of range, or a problem whose diffusion is not available.
+        Arguments out of range, too many steps, more output than memory, or a problem whose diffusion is not available.
 
     Notes
     -----
@@ -82,14 +89,33 @@ def solve_sde(
     if its norm had grown, otherwise as FAILED, because dt is too large.
 
     Source: Arnaboldi et al. 2023 (arXiv 2305.18502).
+
+    Examples
+    --------
+    >>> from hdsgd import Exit, Overlaps, Problem
+    >>> problem = Problem("quadratic", gamma=0.1, spherical=True)
+    >>> start = Overlaps(Q=[[1.0]], M=[[0.1]], P=[[1.0]])
+    >>> sol = solve_sde(problem, start, 2.0, d=1000, dt=0.01, replicas=5, rng=0, times=[0.0, 1.0, 2.0])
+    >>> sol.risk.shape
+    (5, 3)
+    >>> rest = solve_sde(problem, sol.overlaps(), 1.0, d=1000, dt=0.01, rng=1)  # go on, with another seed
+    >>> rest.replicas
+    5
     """
     problem, state = check_start(problem, state)
-    d = integer("d", d, hint="it is the input dimension")
+    d = integer("d", d, hint="it is the input dimension, for example d=1000")
     step = real("dt", dt, low=0.0, strict=True, hint="it is the time step, for example 1e-3")
     t_max, grid = time_grid(t_max, times)
     assert grid is not None
-    stop = stop_condition(stop)
+    _bounded(t_max, step, grid)
+    stop, progress = stop_condition(stop), callback("progress", progress)
     start, single = ensemble(state, replicas)
+    count = start.M.shape[0]
+    fits(
+        8.0 * count * (grid.size * (state.p * (state.p + state.k + 1) + 1) + BLOCK * state.p * (state.p + state.k)),
+        f"{count} replicas at {grid.size} times",
+        "store fewer times, as in times=[t_max], or run fewer replicas at a time",
+    )
     seed = master_seed(rng)
     run = _Ensemble(problem, Dynamics(problem, backend), start, grid, d=d, stop=stop, seed=seed)
     began = time.perf_counter()
@@ -124,6 +150,16 @@ def solve_sde(
         seed=seed,
         stats={"steps": run.steps, "dt": step, "wall_time": time.perf_counter() - began},
     )
+
+
+def _bounded(t_max: float, dt: float, grid: Array) -> None:
+    """Refuse a number of steps that never ends."""
+    count = t_max / dt + grid.size
+    if not count <= MOST_STEPS:
+        raise ValueError(
+            f"t_max = {t_max:g} is {count:.3g} steps of dt = {dt:g}, more than {MOST_STEPS:g}; increase dt or decrease "
+            "t_max."
+        )
 
 
 class _Ensemble:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _chain_numpy, _kernel, _simulate_c, _weights_numpy
-from ._checks import choice, integer, time_grid
+from ._checks import callback, choice, fits, integer, time_grid
 from ._compiler import CompilerError
 from ._errors import warn_backend
 from ._overlaps import Overlaps, Weights
@@ -39,7 +38,7 @@ def simulate(
     rng: RNG = None,
     times: ArrayLike | None = None,
     stop: Exit | None = None,
-    method: str = "overlaps",
+    method: str | None = None,
     backend: str = "auto",
     progress: Callable[[float], None] | None = None,
 ) -> Solution:
@@ -52,22 +51,23 @@ def simulate(
     state : Overlaps or Weights
         The start. With a replica axis each replica has its own start; without one, all share it.
     t_max : float
-        Final time t = nu*gamma/(p*d), after ``round(t_max*p*d/gamma)`` steps.
+        Final time t = nu*gamma/(p*d), after ``round(t_max*p*d/gamma)`` steps: 0, or at least one step.
     d : int
         Input dimension; may be left out with Weights.
     replicas : int, optional
         Number of independent runs. None: as many as `state` has, or a single run without a replica axis.
     rng : None, int, SeedSequence or Generator
         Replica i has its own stream: on one machine and backend its path is the same, bit for bit, for any number of
-        replicas or threads. Recorded as ``sol.seed``.
+        replicas or threads. Recorded as ``sol.seed``. To go on from a solution, pass another seed: the same one draws
+        the same numbers again, and correlates both parts.
     times : array_like, shape (n_t,), optional
         Increasing times in [0, t_max] to store, each rounded to a whole number of steps; 201 equal ones by default.
     stop : Exit, optional
         Stop each replica at its first passage, tested after every step.
-    method : {"overlaps", "weights"}
+    method : {None, "overlaps", "weights"}
         "overlaps": the Markov chain of the overlaps, exact in law at any d >= p + k, at a cost per step that does not
-        depend on d. "weights": SGD on explicit weights, for any d. From Overlaps it starts at weights with exactly
-        these overlaps, in a random orientation.
+        depend on d. "weights": SGD on explicit weights, for any d; from Overlaps it starts at weights with exactly
+        these overlaps, in a random orientation. None: "weights" if `state` is Weights, "overlaps" if it is Overlaps.
     backend : {"auto", "c", "numpy"}
         "auto" is C, or numpy with a `BackendWarning` where there is no compiler.
     progress : callable, optional
@@ -80,10 +80,16 @@ def simulate(
         divergence are NaN; a single run ends there instead, with the exit as its last row when ``times`` is None.
         ``sol.weights`` are the weights at the end (method "weights"; None if a replica has diverged).
 
+    See Also
+    --------
+    solve_ode : the limit d -> infinity.
+    solve_sde : the diffusion to leading order in 1/d.
+
     Raises
     ------
     ValueError, TypeError
-        Arguments out of range; gamma = 0; d missing, or below p + k for method "overlaps".
+        Arguments out of range; gamma = 0; d missing, or below p + k for method "overlaps"; a t_max below one step; or
+        more output than memory.
     CompilerError
         ``backend="c"`` without a working compiler.
 
@@ -93,7 +99,24 @@ def simulate(
 
     The pair (Q, M) is itself a Markov chain: given the local fields u = L g, L L^T = Omega, the rest of the input has
     squared norm chi2(d - p - k). Setting: Arnaboldi et al. 2023 (arXiv 2305.18502), section 2.
+
+    Examples
+    --------
+    >>> from hdsgd import Exit, Overlaps, Problem
+    >>> problem = Problem("quadratic", gamma=0.1, Delta=1e-4, spherical=True)
+    >>> start = Overlaps.random(p=1, k=1, d=500, rng=0)
+    >>> runs = simulate(problem, start, 1.0, d=500, replicas=8, rng=1, times=[0.0, 0.5, 1.0])
+    >>> runs.M.shape
+    (8, 3, 1, 1)
+    >>> more = simulate(problem, runs.overlaps(), 1.0, d=500, rng=2)  # go on, with another seed
+    >>> more.replicas
+    8
+    >>> exits = simulate(problem, start, 20.0, d=500, replicas=8, rng=1, times=[0.0], stop=Exit(T=0.1)).exit_time
+    >>> exits.shape
+    (8,)
     """
+    if method is None:
+        method = "weights" if isinstance(state, Weights) else "overlaps"
     method = choice("method", method, METHODS)
     backend = choice("backend", backend, BACKENDS)
     weights = state if isinstance(state, Weights) else None
@@ -102,7 +125,7 @@ def simulate(
     count = _replicas(replicas, start)
     t_max, grid = time_grid(t_max, times)
     assert grid is not None
-    stop = stop_condition(stop)
+    stop, progress = stop_condition(stop), callback("progress", progress)
     n_steps, store = _steps(problem, start.p, d, t_max, grid)
     if times is None:
         store = np.unique(store)
@@ -157,7 +180,7 @@ def _dimension(d: object, start: Overlaps, weights: Weights | None, method: str)
         d = weights.d
     if d is None:
         raise ValueError("simulate needs the input dimension; pass d=1000, for example.")
-    d = integer("d", d, hint="d is the input dimension")
+    d = integer("d", d, hint="it is the input dimension, for example d=1000")
     if method == "overlaps" and d < start.p + start.k:
         raise ValueError(
             f"the overlap chain needs d >= p + k = {start.p + start.k}, got d = {d}; use method='weights' there."
@@ -183,22 +206,21 @@ def _steps(problem: Problem, p: int, d: int, t_max: float, grid: Array) -> tuple
         raise ValueError(
             f"t_max = {t_max:g} is {t_max / unit:.3g} steps of t = gamma/(p*d) = {unit:.3g}; decrease t_max."
         )
+    if 0.0 < t_max < unit * (1.0 - 1e-9):
+        raise ValueError(
+            f"t_max = {t_max:g} is less than one SGD step, which takes t = gamma/(p*d) = {unit:.3g}; increase t_max."
+        )
     return int(np.rint(t_max / unit)), np.rint(grid / unit).astype(np.int64)
 
 
 def _fits(replicas: int, rows: int, start: Overlaps, columns: int) -> None:
-    """Refuse output that is larger than the machine: the system might end the process instead of saying so."""
+    """Refuse output that is larger than the machine."""
     p, k = start.p, start.k
-    needed = 8 * replicas * (rows * (p * (p + k + 1) + 1) + p * columns)
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return
-    if needed > memory:
-        raise ValueError(
-            f"{replicas} replicas at {rows} times need {needed / 2**30:.3g} GiB and this machine has "
-            f"{memory / 2**30:.3g}; store fewer times, as in times=[t_max], or simulate fewer replicas at a time."
-        )
+    fits(
+        8.0 * replicas * (rows * (p * (p + k + 1) + 1) + p * columns),
+        f"{replicas} replicas at {rows} times",
+        "store fewer times, as in times=[t_max], or simulate fewer replicas at a time",
+    )
 
 
 def _backend(problem: Problem, method: str, backend: str) -> tuple[Callable[[Setup], Paths], _kernel.Kernel, str]:

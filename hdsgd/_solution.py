@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _plots, _storage
 from ._activation import Activation
-from ._checks import frozen, real, restore, same_fields
+from ._checks import frozen, index, real, restore, same_fields
 from ._overlaps import Overlaps, Weights, nearest
 from ._problem import Problem
 
@@ -29,7 +29,19 @@ Array = NDArray[np.float64]
 
 
 class Status(IntEnum):
-    """How a run ended; `sentence` says what to do about it."""
+    """How a run ended; `Solution.message` says it in a sentence, with what to do about it.
+
+    Attributes
+    ----------
+    COMPLETED : 0
+        The run reached t_max (with ``stop``: before any exit, so its exit time is censored).
+    EXITED : 1
+        The risk passed the level of ``stop``, at ``sol.exit_time``.
+    DIVERGED : 2
+        The risk or the overlaps grew without bound: the learning rate is too large.
+    FAILED : 3
+        The solver could not go on: the time step or the tolerances do not suit the problem.
+    """
 
     COMPLETED = 0
     EXITED = 1
@@ -38,21 +50,22 @@ class Status(IntEnum):
 
     @property
     def sentence(self) -> str:
-        """A sentence to act on."""
+        """A sentence to act on, whatever the solver; `Solution.message` knows more."""
         return _SENTENCES[self]
 
 
 _SENTENCES = {
-    Status.COMPLETED: "t_max was reached.",
+    Status.COMPLETED: "The run reached t_max.",
     Status.EXITED: "The exit level of the risk was reached; see sol.exit_time.",
     Status.DIVERGED: (
         "The risk grew without bound: SGD is unstable at this learning rate; decrease gamma, or use spherical=True."
     ),
-    Status.FAILED: (
-        "The solver could not go on: for an SDE decrease dt; for an ODE loosen rtol and atol or choose another method "
-        "(see sol.stats)."
-    ),
+    Status.FAILED: "The solver could not go on; see sol.stats.",
 }
+_CENSORED = "The run reached t_max before the exit; increase t_max to see it."
+_ON_THE_SPHERE = "The risk grew without bound: SGD is unstable at this learning rate; decrease gamma."
+_SDE_FAILED = "The time step is too long for the noise; decrease dt."
+_ODE_FAILED = "The ODE solver could not go on; loosen rtol and atol, or choose another method (see sol.stats)."
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,15 @@ class Exit:
     Notes
     -----
     Source: Arnaboldi et al. 2023 (arXiv 2305.18502) for T; both levels are of the excess risk, R - Delta/2.
+
+    Examples
+    --------
+    >>> from hdsgd import Overlaps, Problem, solve_ode
+    >>> problem = Problem("quadratic", gamma=0.1, spherical=True)
+    >>> start = Overlaps(Q=[[1.0]], M=[[0.1]], P=[[1.0]])
+    >>> sol = solve_ode(problem, start, t_max=10.0, stop=Exit(T=0.5))
+    >>> round(sol.exit_time, 3), bool(abs(sol.risk[-1] / sol.risk[0] - 0.5) < 1e-9)
+    (1.442, True)
     """
 
     T: float | None = None
@@ -83,7 +105,7 @@ class Exit:
         if (self.T is None) == (self.level is None):
             raise ValueError("give exactly one of T (relative to the start) and level (absolute), as in Exit(T=0.01).")
         if self.T is not None:
-            hint = "t is the exit when the risk has fallen to (1 - T) of its start; pass 0 < T < 1"
+            hint = "the exit is where the risk has fallen to (1 - T) of its start, pass 0 < T < 1"
             object.__setattr__(self, "T", real("T", self.T, low=0.0, high=1.0, strict=True, hint=hint))
         if self.level is not None:
             hint = "the excess risk is never below 0"
@@ -132,6 +154,8 @@ class Solution:
         Excess population risk, >= 0 (without Delta/2).
     status : Status, or ndarray of int, shape (R,)
         COMPLETED, EXITED, DIVERGED or FAILED; an ensemble's rows are NaN after a replica's exit or divergence.
+    message : str
+        The status as a sentence, with what to do about it.
     exit_time : float, or ndarray, shape (R,)
         First passage of ``stop``; NaN where it is censored at t_max, or without ``stop``.
     problem : Problem
@@ -150,6 +174,12 @@ class Solution:
         Counts, wall time and the like; JSON-able.
     versions : dict
         Of hdsgd, numpy, scipy and Python.
+    p, k : int
+        Widths of student and teacher.
+    replicas : int or None
+        Length R of the replica axis; None for a single trajectory.
+    alpha : ndarray, shape (n_t,)
+        Samples per dimension.
     """
 
     problem: Problem
@@ -226,12 +256,19 @@ class Solution:
         for code, count in zip(codes, counts, strict=True):
             text = Status(int(code)).sentence
             if code == Status.COMPLETED and self.stop is not None:
-                text = "t_max was reached before the exit; increase t_max to see it."
+                text = _CENSORED
+            elif code == Status.DIVERGED and self.problem.spherical:
+                text = _ON_THE_SPHERE
+            elif code == Status.FAILED:
+                text = _SDE_FAILED if self.method == "sde" else _ODE_FAILED
             parts.append(text if self.replicas is None else f"{count} of {self.replicas} replicas: {text}")
         return " ".join(parts)
 
     def overlaps(self, i: int = -1, replica: int | None = None) -> Overlaps:
         """The overlaps at one stored time, to go on from.
+
+        When going on with `simulate` or `solve_sde`, pass another seed: ``rng=sol.seed`` would repeat the random
+        numbers that led here, and both parts would be correlated.
 
         Parameters
         ----------
@@ -251,15 +288,15 @@ class Solution:
             There is no such time or replica.
         ValueError
             A replica of a single trajectory was asked for, or it had already exited or diverged (NaN).
+        TypeError
+            An index that is not an integer.
         """
-        if not -self.t.size <= i < self.t.size:
-            raise IndexError(f"time index {i} does not exist; {self.t.size} times are stored.")
+        i = index("i", i, self.t.size, "stored times")
         Q, M, a = self.Q[..., i, :, :], self.M[..., i, :, :], self.a[..., i, :]
         if replica is not None:
             if self.replicas is None:
                 raise ValueError("this is a single trajectory; leave out replica.")
-            if not -self.replicas <= replica < self.replicas:
-                raise IndexError(f"replica {replica} does not exist; there are {self.replicas}, counted from 0.")
+            replica = index("replica", replica, self.replicas, "replicas")
             Q, M, a = Q[replica], M[replica], a[replica]
         gone = ~(np.isfinite(Q).all(axis=(-2, -1)) & np.isfinite(M).all(axis=(-2, -1)) & np.isfinite(a).all(axis=-1))
         if np.any(gone):
@@ -278,11 +315,20 @@ class Solution:
         """Write everything to ``path``: .npz, or .nc with the extra ``data``; read it with `hdsgd.load`.
 
         The file is replaced atomically and holds no pickle.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A path that is no file name, another ending, or a folder that does not exist.
         """
         _storage.write(path, self._variables(), self._metadata())
 
     def plot(self) -> Figure:
-        """Draw the risk and the overlaps against time (needs the extra ``plot``); returns the matplotlib Figure."""
+        """Draw the risk and the overlaps against time (needs the extra ``plot``); returns the matplotlib Figure.
+
+        Of an ensemble the median and the central 80 % are drawn. A replica that has exited is held at its last stored
+        row; all curves end before the first replica that diverged or failed.
+        """
         return _plots.trajectories(self)
 
     def _variables(self) -> dict[str, tuple[tuple[str, ...], NDArray[Any]]]:
@@ -352,8 +398,19 @@ def load(path: str | os.PathLike[str]) -> Solution:
 
     Raises
     ------
-    ValueError
-        No such file, not one of ours, or in a newer format. Nothing in the file is executed.
+    ValueError, TypeError
+        No such file, not one of ours, the data of an escape experiment, or a newer format. Nothing in the file is
+        executed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from hdsgd import Overlaps, Problem, solve_ode
+    >>> sol = solve_ode(Problem("erf"), Overlaps([[1.0]], [[0.1]], [[1.0]]), t_max=1.0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sol.save(f"{folder}/run.npz")
+    ...     load(f"{folder}/run.npz") == sol
+    True
     """
     arrays, metadata = _storage.read(path)
     try:

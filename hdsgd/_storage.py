@@ -7,14 +7,17 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["dataset", "read", "write"]
+from ._checks import file_path
+
+__all__ = ["atomically", "dataset", "read", "write"]
 
 FORMAT = 1
 _KEY = "hdsgd"
@@ -33,18 +36,17 @@ def dataset(variables: Variables, metadata: Mapping[str, Any]) -> Any:
 
 def write(path: str | os.PathLike[str], variables: Variables, metadata: Mapping[str, Any]) -> Path:
     """Write atomically: a reader never sees half a file, and an interrupted save leaves the old one in place."""
-    target = Path(path)
+    target = file_path(path, "run.npz")
     if target.suffix not in (".npz", ".nc"):
         raise ValueError(f"a solution is saved as .npz or .nc, got {target.name!r}; add one of these endings.")
+    if target.is_dir():
+        raise ValueError(f"{str(target)!r} is a folder; pass the name of a file.")
     if not target.parent.is_dir():
         raise ValueError(f"the folder {str(target.parent)!r} does not exist; create it first.")
     document = {"format": FORMAT, **metadata}
     if target.suffix == ".nc":
         _xarray("saving as .nc")  # fail before anything is written
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
-    os.close(handle)
-    partial = Path(name)
-    try:
+    with atomically(target) as partial:
         if target.suffix == ".npz":
             arrays: dict[str, Any] = {name: np.asarray(value) for name, (_, value) in variables.items()}
             arrays[_KEY] = np.array(json.dumps(document))
@@ -52,16 +54,26 @@ def write(path: str | os.PathLike[str], variables: Variables, metadata: Mapping[
                 np.savez_compressed(file, **arrays)
         else:
             dataset(variables, document).to_netcdf(partial, engine="h5netcdf")
+    return target
+
+
+@contextmanager
+def atomically(target: Path) -> Iterator[Path]:
+    """Give a file to write that takes the place of ``target`` when all has gone well."""
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
         partial.chmod(0o666 & ~_umask())
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    return target
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Arrays and metadata of a file written by `write`; nothing in the file is executed."""
-    source = Path(path)
+    source = file_path(path, "run.npz")
     if source.is_dir():
         raise ValueError(f"{str(source)!r} is a folder; pass a .npz or .nc file written by sol.save().")
     if not source.exists():
@@ -75,6 +87,11 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[st
     if not isinstance(version, int) or version > FORMAT:
         writer = document.get("versions", {}).get("hdsgd", "a later version")
         raise ValueError(f"{str(source)!r} was written by hdsgd {writer} in a newer format; upgrade hdsgd to read it.")
+    if "exit_times_simulation" in arrays:
+        raise ValueError(
+            f"{str(source)!r} holds the arrays of an escape experiment, not a solution; read them with numpy.load, "
+            "and the table from the .json file beside it."
+        )
     return arrays, document
 
 

@@ -38,12 +38,23 @@ Array = NDArray[np.float64]
 SEED, SAMPLES, ENTRIES = 20230518, 256, 4_000_000  # of starts that are drawn, where the asymptotic laws do not hold
 UNIT = 1e-6  # accepted distance of P from 1
 LOST = 1e-9  # largest probability of the starts that a formula may leave out
+# Smallest T*d of the averages over random starts, which themselves differ by 1/d: at 3 the annealed time is 10 to 45 %
+# off the exact simulation, at 1 up to a factor of 10, and below it is negative for p > 1.
+SPREAD = 3.0
+# Smallest squared way to the exit of the corrected times, in units of what noise adds to m**2 while it is small: there
+# they are within 4 % of the exact simulation (5 % close to the largest gamma), at a third of it up to 25 % off.
+CLEAR = 10.0
 
 
 def growth_rate(problem: Problem, p: int) -> float:
     """Rate omega_M at which the teacher-student overlaps grow on the plateau, per unit of t.
 
     omega_M = 4 (1 - (gamma/p) (1 + 1/p + 4/p**2 + Delta/2)); the exit needs it positive.
+
+    Examples
+    --------
+    >>> round(growth_rate(Problem("quadratic", gamma=0.1, spherical=True), p=1), 6)
+    1.6
     """
     p = integer("p", p)
     _phase_retrieval(problem)
@@ -54,6 +65,11 @@ def decay_rate(problem: Problem, p: int) -> float:
     """Rate omega_Q at which overlaps between students decay on the plateau, per unit of t.
 
     omega_Q = (8/p) (1 - 8 gamma/p**2); the plateau is stable where it is positive.
+
+    Examples
+    --------
+    >>> round(decay_rate(Problem("quadratic", gamma=0.1, spherical=True), p=2), 6)
+    3.2
     """
     p = integer("p", p)
     _phase_retrieval(problem)
@@ -61,7 +77,13 @@ def decay_rate(problem: Problem, p: int) -> float:
 
 
 def max_gamma(problem: Problem, p: int) -> float:
-    """Learning rate below which the plateau is escaped: omega_M > 0 and, for p > 1, omega_Q > 0."""
+    """Learning rate below which the plateau is escaped: omega_M > 0 and, for p > 1, omega_Q > 0.
+
+    Examples
+    --------
+    >>> round(max_gamma(Problem("quadratic", spherical=True), p=1), 6)  # 1/6
+    0.166667
+    """
     p = integer("p", p)
     _phase_retrieval(problem)
     escaping = p / (1.0 + 1.0 / p + 4.0 / p**2 + problem.Delta / 2.0)
@@ -77,6 +99,11 @@ def optimal_gamma(problem: Problem, *, p: int, k: int = 1) -> float:
     ------
     ValueError, TypeError
         A problem other than spherical phase retrieval with k = 1.
+
+    Examples
+    --------
+    >>> round(optimal_gamma(Problem("quadratic", spherical=True), p=1), 6)  # 1/12
+    0.083333
     """
     p = integer("p", p)
     _phase_retrieval(problem)
@@ -107,6 +134,12 @@ def implicit(problem: Problem, state: Overlaps, T: float) -> float:
     ------
     ValueError, TypeError
         Another problem, a gamma beyond stability, T outside (0, 1), or a start that never exits (M = 0).
+
+    Examples
+    --------
+    >>> problem = Problem("quadratic", gamma=0.1, spherical=True)
+    >>> round(implicit(problem, Overlaps([[1.0]], [[0.02]], [[1.0]]), T=0.1), 3)
+    1.727
     """
     from scipy.optimize import brentq
 
@@ -136,7 +169,8 @@ def implicit(problem: Problem, state: Overlaps, T: float) -> float:
 def annealed(problem: Problem, *, p: int, k: int = 1, d: int, T: float) -> float:
     """Exit time with random starts averaged inside the logarithm.
 
-    t = log[(T (p+1) d + (p+1) (1 - T))/(2p)] / (2 omega_M).
+    t = log[(T (p+1) d + (p+1) (1 - T))/(2p)] / (2 omega_M). By Jensen's inequality it is below the quenched time; it
+    neglects the noise, too, and both errors partly cancel.
 
     Parameters
     ----------
@@ -145,7 +179,7 @@ def annealed(problem: Problem, *, p: int, k: int = 1, d: int, T: float) -> float
     p, k, d : int
         Widths (k = 1) and input dimension.
     T : float
-        0 < T < 1.
+        0 < T < 1, with T*d >= 3: random starts themselves differ by 1/d.
 
     Returns
     -------
@@ -154,10 +188,16 @@ def annealed(problem: Problem, *, p: int, k: int = 1, d: int, T: float) -> float
     Raises
     ------
     ValueError, TypeError
-        Another problem, a gamma beyond stability, T outside (0, 1).
+        Another problem, a gamma beyond stability, T outside (0, 1), or T*d below 3.
+
+    Examples
+    --------
+    >>> round(annealed(Problem("quadratic", gamma=0.1, spherical=True), p=1, d=3000, T=0.1), 3)
+    1.783
     """
     p, d, T = _arguments(problem, p, k, d, T)
     grow, _ = _stable(problem, p)
+    _spread(T, d)
     return float(np.log((T * (p + 1) * d + (p + 1) * (1.0 - T)) / (2.0 * p)) / (2.0 * grow))
 
 
@@ -165,7 +205,9 @@ def quenched(problem: Problem, *, p: int, k: int = 1, d: int, T: float) -> float
     """Exit time averaged over random starts, each at the linear rates.
 
     The mean of log[(T p (p+1) d + (2 p mu0 - tau0) (1 - T))/(2 p mu0)] / (2 omega_M) over mu0 = d sum_j m_j(0)**2 and
-    tau0 = 2 d sum_{j<l} Q_jl(0)**2.
+    tau0 = 2 d sum_{j<l} Q_jl(0)**2. It holds as gamma -> 0: noise shortens the exit by a time that does not vanish with
+    d. At gamma/p = 0.1, T*d = 30 the quenched time is too long by 23, 11, 10 and 7 % at p = 1, 2, 5 and 20, at
+    gamma/p = 0.02 by 2 % or less.
 
     Parameters
     ----------
@@ -174,7 +216,7 @@ def quenched(problem: Problem, *, p: int, k: int = 1, d: int, T: float) -> float
     p, k, d : int
         Widths (k = 1) and input dimension.
     T : float
-        0 < T < 1.
+        0 < T < 1, with T*d >= 3: random starts themselves differ by 1/d.
 
     Returns
     -------
@@ -185,10 +227,17 @@ def quenched(problem: Problem, *, p: int, k: int = 1, d: int, T: float) -> float
     Raises
     ------
     ValueError, TypeError
-        Another problem, a gamma beyond stability, T outside (0, 1), or T*d so small that random starts have exited.
+        Another problem, a gamma beyond stability, T outside (0, 1), or T*d below 3, or so small that the decay of the
+        overlaps between students alone lets some starts exit.
+
+    Examples
+    --------
+    >>> round(quenched(Problem("quadratic", gamma=0.1, spherical=True), p=1, d=3000, T=0.1), 3)
+    2.18
     """
     p, d, T = _arguments(problem, p, k, d, T)
     grow, _ = _stable(problem, p)
+    _spread(T, d)
     if p == 1:
         mean = converged(lambda n: _mean_log(T, p, d, sphere_nodes(d, n), (np.zeros(1), np.ones(1))))
     elif p * p < d / 4:
@@ -226,7 +275,24 @@ def _sampled_log(T: float, p: int, d: int) -> float:
 
 
 def _too_small(T: float, d: int) -> str:
-    return f"T*d = {T * d:g} is so small that random starts have fallen by T already; increase T or d."
+    return f"T*d = {T * d:g} is so small that some random starts exit as the students' overlaps decay; increase T or d."
+
+
+def _spread(T: float, d: int) -> None:
+    if T * d < SPREAD:
+        raise ValueError(
+            f"the formulas for random starts need T*d >= {SPREAD:g}, because starts themselves differ by 1/d, got "
+            f"T*d = {T * d:.3g}; increase T or d, or simulate."
+        )
+
+
+def _clear(distance: float, noise: float, what: str) -> None:
+    """Check the squared distance to the exit, times d, against what noise adds to d m**2."""
+    if distance < CLEAR * noise:
+        raise ValueError(
+            f"the corrected time needs an exit clear of the noise, {what} >= {CLEAR * noise:.3g} at this gamma, but it "
+            f"is {distance:.3g}; increase T or d, decrease gamma, or simulate."
+        )
 
 
 def corrected(problem: Problem, *, d: int, T: float, state: Overlaps | None = None, p: int = 1, k: int = 1) -> float:
@@ -241,9 +307,10 @@ def corrected(problem: Problem, *, d: int, T: float, state: Overlaps | None = No
     problem : Problem
         Spherical phase retrieval.
     d : int
-        Input dimension.
+        Input dimension, large: the rates of finite d differ by some 10/d, relatively.
     T : float
-        0 < T < 1.
+        0 < T < 1, with the exit clear of the noise: T*d >= 10 s for random starts, and
+        d (sqrt(T + (1 - T) m0**2) - abs(m0))**2 >= 10 s for a fixed one.
     state : Overlaps, optional
         A fixed start, p = k = 1; by default the mean over starts uniform on the sphere.
     p, k : int
@@ -252,12 +319,22 @@ def corrected(problem: Problem, *, d: int, T: float, state: Overlaps | None = No
     Returns
     -------
     float
+        Within 5 % of the mean of the exact simulation at the limit of that range, and 2 % well within it (measured at
+        d = 1000 and 3000, s from 0.02 to 16).
 
     Raises
     ------
     ValueError, TypeError
-        Another problem, p or k above 1, a gamma beyond stability, T outside (0, 1), or a level below the floor that the
-        noise leaves, risk gamma*Delta/(1 - 6 gamma).
+        Another problem, p or k above 1, a gamma beyond stability, T outside (0, 1) or too small for d, or a level below
+        the floor that the noise leaves, risk gamma*Delta/(1 - 6 gamma).
+
+    Examples
+    --------
+    >>> problem = Problem("quadratic", gamma=0.1, Delta=1e-4, spherical=True)
+    >>> round(corrected(problem, d=3000, T=0.1), 3)
+    1.927
+    >>> round(corrected(problem, d=3000, T=0.1, state=Overlaps([[1.0]], [[0.02]], [[1.0]])), 3)
+    1.867
     """
     if state is not None:
         problem, state = _plateau_start(problem, state)
@@ -270,6 +347,7 @@ def corrected(problem: Problem, *, d: int, T: float, state: Overlaps | None = No
     grow, _ = _stable(problem, p)
     noise = problem.gamma * (48.0 + 4.0 * problem.Delta) / (2.0 * grow)
     if state is None:
+        _clear(T * d, noise, "T*d")
         mean = converged(lambda n: _mean_exit(problem, T, *sphere_nodes(d, n)))
         return (mean - mean_log_mu(1, d) + float(np.log(d) - np.log1p(noise))) / (2.0 * grow)
     m0 = float(state.M[0, 0])
@@ -277,11 +355,14 @@ def corrected(problem: Problem, *, d: int, T: float, state: Overlaps | None = No
         raise ValueError("this start never exits, because M = 0 stays 0 without noise; start from M != 0 or gamma > 0.")
     end = T + (1.0 - T) * m0**2
     _reachable(problem, end)
+    edge = float(np.sqrt(end))
+    _clear(d * (edge - abs(m0)) ** 2, noise, "d times the squared distance of M to it")
 
     def exit_time(m: float) -> float:
-        return max(0.0, float(_logistic(problem, np.array(end), m**2)) - float(np.log(m**2))) / (2.0 * grow)
+        if m**2 >= end:
+            return 0.0
+        return float(_logistic(problem, np.array(end), m**2) - np.log(m**2)) / (2.0 * grow)
 
-    edge = float(np.sqrt(end))
     return normal_mean(exit_time, m0, float(np.sqrt(noise / d)), (-edge, 0.0, edge))
 
 

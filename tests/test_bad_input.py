@@ -17,6 +17,10 @@ def problem(**kwargs):
     return Problem("quadratic", gamma=0.1, **kwargs)
 
 
+def one():
+    return Overlaps([[1.0]], [[0.1]], [[1.0]])
+
+
 def path():
     return hdsgd.solve_ode(problem(), start(), 0.1)
 
@@ -78,7 +82,9 @@ BAD = {
     "no times": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, times=[]), r"times must have shape \(n,\)"),
     "an unknown backend": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, backend="cuda"), "'auto', 'c', 'numpy'"),
     "a misspelt method": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, method="dop835"), "Did you mean 'DOP853'"),
-    "rtol of 0": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, rtol=0), "rtol must be finite and > 0"),
+    "rtol of 0": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, rtol=0), "rtol must be at least 1e-13"),
+    "rtol of 2": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, rtol=2.0), "below 1, got 2"),
+    "rtol below rounding": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, rtol=1e-300), "rounding errors"),
     "negative atol": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, atol=-1e-9), "atol must be finite and >= 0"),
     "a number as stop": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, stop=0.01), r"stop=hdsgd\.Exit\(T=0\.01\)"),
     "an ensemble for the ODE": (
@@ -107,12 +113,38 @@ BAD = {
     "simulation by an unknown method": (lambda: hdsgd.simulate(problem(), start(), 1.0, d=50, method="w"), "'weights'"),
     "dynamics of another type": (lambda: Dynamics("erf"), "Problem"),
     "risk of an array": (lambda: Dynamics(problem()).risk(I2), "Overlaps"),
+    "a number as progress, ODE": (lambda: hdsgd.solve_ode(problem(), start(), 1.0, progress=3), "progress must be"),
+    "a number as progress, SDE": (lambda: hdsgd.solve_sde(problem(), one(), 1.0, d=50, progress=3), "progress must be"),
+    "a number as progress": (lambda: hdsgd.simulate(problem(), one(), 1.0, d=50, progress=3), "progress must be"),
+    "a huge d": (lambda: hdsgd.simulate(problem(), one(), 1.0, d=1e30), r"d must be at most 2\*\*53"),
+    "a huge d of random overlaps": (lambda: Overlaps.random(2, 1, 10**30), r"d must be at most 2\*\*53"),
+    "an integer beyond floats": (lambda: Overlaps.random(2, 1, 10**400), "1e400"),
+    "a number beyond floats": (lambda: Problem(gamma=10**400), "gamma must be finite"),
+    "more random overlaps than memory": (lambda: Overlaps.random(2, 1, 50, replicas=10**12), "GiB.*fewer at a time"),
+    "more paths than memory": (lambda: hdsgd.solve_sde(problem(), one(), 1.0, d=50, replicas=10**12), "GiB.*fewer"),
+    "more output than memory": (lambda: hdsgd.simulate(problem(), one(), 1.0, d=50, replicas=10**12), "GiB.*fewer"),
+    "a dt of 1e-300": (lambda: hdsgd.solve_sde(problem(), one(), 1.0, d=50, dt=1e-300), "1e.300 steps.*increase dt"),
+    "less than one step": (lambda: hdsgd.simulate(problem(), one(), 1e-9, d=50), "less than one SGD step.*increase"),
+    "a word as an index": (lambda: path().overlaps("a"), "i must be an integer"),
+    "a fraction as an index": (lambda: path().overlaps(1.5), "i must be an integer"),
+    "a word as a replica": (lambda: Overlaps.random(1, 1, 9, replicas=2).replica("a"), "replica must be an integer"),
+    "None as a start": (lambda: hdsgd.escape_experiment(start=None), "start must be 'published', 'random'"),
+    "an experiment of one run": (lambda: hdsgd.escape_experiment(replicas=1), "replicas must be at least 2"),
+    "an experiment of another width": (lambda: hdsgd.escape_experiment(p=3), "use start='random' for p=3"),
+    "an experiment off the sphere": (
+        lambda: hdsgd.escape_experiment(Overlaps([[2.0]], [[0.1]], [[1.0]])),
+        "rescale the rows of W",
+    ),
+    "an experiment beyond stability": (lambda: hdsgd.escape_experiment(gamma=0.2), "choose gamma < 0.16666"),
     # exits and files
     "an exit without a level": (lambda: Exit(), "exactly one of T"),
     "an exit with two levels": (lambda: Exit(T=0.1, level=0.1), "exactly one of T"),
     "T of 1": (lambda: Exit(T=1.0), "0 < T < 1"),
     "a level of 0": (lambda: Exit(level=0.0), "level must be finite and > 0"),
     "loading a text file": (lambda: hdsgd.load(__file__), "not a solution saved by hdsgd"),
+    "loading None": (lambda: hdsgd.load(None), "path must be the name of a file, got None"),
+    "saving to None": (lambda: path().save(None), "path must be the name of a file, got None"),
+    "saving to nothing": (lambda: path().save(""), "an empty one"),
     "loading what is not there": (lambda: hdsgd.load("nowhere.npz"), "no file"),
     "saving as .csv": (lambda: path().save("path.csv"), r"\.npz or \.nc"),
 }
@@ -127,6 +159,30 @@ def test_bad_input_names_the_remedy(case):
     assert "\n" not in text
     assert len(text) < 400
     assert "object at 0x" not in text
+
+
+def test_no_hint_changes_the_case_of_a_symbol():
+    calls = {
+        "gamma=0 is": lambda: Problem(gamma=-1),
+        "; it is the input dimension": lambda: hdsgd.simulate(problem(), one(), 1.0, d=-1),
+        "; the exit is": lambda: Exit(T=3),
+    }
+    for text, call in calls.items():
+        with pytest.raises(ValueError) as caught:
+            call()
+        assert text in str(caught.value)
+        assert not any(word in str(caught.value) for word in ("Gamma", "D is", "T is"))
+
+
+def test_threads_are_named_before_the_work(monkeypatch):
+    monkeypatch.setenv("HDSGD_THREADS", "abc")
+    monkeypatch.setattr("hdsgd._experiment.solve_sde", None)  # not reached
+    for call in (
+        lambda: hdsgd.escape_experiment(replicas=2),
+        lambda: hdsgd._simulate_c.threads(),
+    ):
+        with pytest.raises(ValueError, match="HDSGD_THREADS must be a positive integer, got 'abc'"):
+            call()
 
 
 def test_code_is_never_run(tmp_path):

@@ -120,7 +120,8 @@ def test_solve_of_a_pair_on_the_boundary_of_options(call, start):
     text = call("solve", "--activation", "erf", "--teacher", "he3", *arguments)
     assert "student erf: erf(x / sqrt(2)), teacher he3: x ** 3 - 3 * x" in text
     assert fields(text)["exit time"] == "none: 1 censored at t = 1"
-    assert "increase t_max" in fields(text)["status"]
+    assert "increase --t-max" in fields(text)["status"]
+    assert "increase --t-max" in found["message"]
 
 
 def test_solve_goes_on_from_a_saved_solution(call):
@@ -247,14 +248,17 @@ def test_exit_statistics(call, start):
     assert fields(none)["exit time"] == "none of the 4 replicas exited: 4 censored at t = 0.5"
     every = call(*arguments[:-1], "1e-6", "--replicas", "4", "--seed", "3")
     assert "mean of all 4 replicas" in fields(every)["exit time"]
-    assert fields(every)["final risk"] == "none: no replica is running at the last stored time"
+    assert fields(every)["final risk"] == "not at t = 0.5: all 4 replicas had exited before"
+    single = call(*arguments[:-1], "1e-6", "--times", "0.4,0.5", "--seed", "3")
+    assert fields(single)["final risk"] == "not stored: the run ended before the first of the times"
 
 
 def test_divergence_is_reported_not_raised(call):
     arguments = ["simulate", "--activation", "quadratic", "-d", "100", "--t-max", "2", "--times", "3", "--seed", "1"]
     text = call(*arguments, "--replicas", "4", "--exit-T", "0.5")
     assert "4 diverged" in fields(text)["exit time"]
-    assert "decrease gamma" in fields(text)["status"]
+    assert "decrease --gamma, or use --spherical" in fields(text)["status"]
+    assert fields(text)["final risk"] == "not at t = 2: all 4 replicas had ended before"
     assert call(*arguments, "--json")["status"] == {"DIVERGED": 1}
 
 
@@ -291,6 +295,33 @@ def test_sde_equals_the_python_function(call, start):
     np.testing.assert_array_equal(hdsgd.load("run.npz").M, expected.M)
     assert found["method"] == "sde"
     assert found["stats"]["dt"] == 0.01
+
+
+def test_an_sde_whose_replicas_have_all_exited(call, start):
+    arguments = [
+        "sde",
+        *SQUARE,
+        "--start",
+        "start.json",
+        "-d",
+        "200",
+        "--t-max",
+        "3",
+        "--exit-T",
+        "1e-3",
+        "--dt",
+        "0.1",
+    ]
+    text = call(*arguments, "--replicas", "3", "--seed", "1")
+    assert fields(text)["final risk"] == "not at t = 3: all 3 replicas had exited before"
+    found = call(*arguments, "--replicas", "3", "--seed", "1", "--json")["final"]
+    assert (found["runs"], found["risk"]) == (0, None)
+
+
+def test_the_help_says_what_a_run_costs(call):
+    text = " ".join(call("simulate", "--help").split())
+    assert "A run takes t_max*p*d/gamma steps" in text
+    assert "What one step costs does not depend on d for the chain" in text
 
 
 # escape
@@ -349,6 +380,18 @@ def test_escape_from_the_published_start(call, tmp_path):
         names.append("hdsgd-escape.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert all(name in text.splitlines()[-1] for name in names)
+
+
+def test_escape_refuses_folders_in_the_place_of_its_files(capsys, tmp_path):
+    (tmp_path / "a.json").mkdir()
+    assert main(["escape", "--out", "a"]) == 2
+    assert "--out a: a.json is a folder; choose another" in capsys.readouterr().err
+
+
+def test_notes_of_escape_are_in_the_words_of_the_command_line(call, monkeypatch):
+    monkeypatch.setattr("hdsgd.EscapeResult.table", lambda self: "note: decrease T or gamma; use escape.by_ode.")
+    text = call("escape", "--replicas", "30", "-d", "1000", "--t-max", "0.8", "--no-figure")
+    assert text.splitlines()[0] == "note: decrease -T or --gamma; see the ODE."
 
 
 def test_escape_without_matplotlib_says_so(monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """What derive, generate, doctor and cache do: results, files, JSON."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -66,6 +67,51 @@ def test_generate(call, tmp_path):
     assert (tmp_path / "pair" / "kernel.py").is_file()
 
 
+def test_derive_writes_to_what_is_no_file(call, tmp_path):
+    if not os.path.exists("/dev/null"):  # noqa: PTH110
+        pytest.skip("there is no /dev/null")
+    assert call("derive", "linear", "--out", "/dev/null") == "written: /dev/null\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_derive_does_not_write_over_what_is_read_only(monkeypatch, capsys, tmp_path):
+    (tmp_path / "a.txt").write_text("mine")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert main(["derive", "linear", "--out", "a.txt"]) == 2
+    assert "--out a.txt: cannot be written (it is read-only)" in capsys.readouterr().err
+    assert (tmp_path / "a.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["", " ", "x", "pi", "sqrt", "erf", "he3", "a b", "../up", "2x", "-", "né", "a" * 65])
+def test_names_that_python_refuses_are_refused(name, capsys, cache):
+    with pytest.raises(ValueError) as refused:
+        hdsgd.generate("x + x**2/9", name=name)
+    assert main(["generate", "x + x**2/9", f"--name={name}"]) == 2
+    assert capsys.readouterr().err == f"hdsgd: error: {refused.value}\n"
+    assert not list(cache.glob("names/*9*"))
+
+
+@pytest.mark.parametrize("has_progress", [True, False])
+def test_long_derivations_show_a_bar(call, monkeypatch, has_progress):
+    report = hdsgd.generate("linear")
+    seen = []
+
+    def generate(spec, teacher, *, name, out, progress="not passed"):
+        seen.append(progress)
+        return report
+
+    def without(spec, teacher, *, name, out):
+        return generate(spec, teacher, name=name, out=out)
+
+    def bar(label):
+        return contextlib.nullcontext(seen.append)
+
+    monkeypatch.setattr("hdsgd.cli._derive.generate", generate if has_progress else without)
+    monkeypatch.setattr("hdsgd.cli._derive.progress", bar)
+    call("generate", "linear")
+    assert seen == ([seen.append] if has_progress else ["not passed"])
+
+
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
     """A copy of the checked-in kernels in place of them, and only two built-in activations to derive."""
@@ -102,6 +148,16 @@ def test_check_finds_drift_and_builtin_repairs_it(call, copy):
     assert found["folder"] == str(copy)
     assert kernel.read_text(encoding="utf-8") == good
     assert call("generate", "--builtin", "--check", "--json")["differences"] == []
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_builtin_shows_a_bar(call, copy, monkeypatch, check):
+    seen = []
+    monkeypatch.setattr("hdsgd.cli._derive.progress", lambda label: contextlib.nullcontext(seen.append))
+    call("generate", "--builtin", *(["--check"] if check else []))
+    assert seen
+    assert seen == sorted(seen)
+    assert all(0.0 <= fraction <= 1.0 for fraction in seen)
 
 
 def test_builtin_of_an_installed_package_is_refused_in_one_sentence(copy, monkeypatch, capsys):
@@ -157,6 +213,54 @@ def test_doctor_is_not_content_with_wrong_numbers_or_a_broken_package(call, monk
     with monkeypatch.context() as patch:
         patch.setattr("hdsgd._kernel.Kernel.risk", lambda self, *arguments: np.ones(1))
         assert "the numpy backend fails: ArithmeticError" in call("doctor", code=1)
+
+
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "1.5"])
+def test_doctor_names_a_number_of_threads_that_is_none(call, monkeypatch, value):
+    monkeypatch.setenv("HDSGD_THREADS", value)
+    text = call("doctor", code=1)
+    assert f"threads        HDSGD_THREADS must be a positive integer, got '{value}'" in text
+    assert text.splitlines()[-1].startswith("verdict        HDSGD_THREADS must be")
+    found = call("doctor", "--json", code=1)
+    assert (found["ok"], found["threads"], found["numpy_error"]) == (False, None, None)
+    monkeypatch.setenv("HDSGD_THREADS", "3")
+    assert "threads        3 (HDSGD_THREADS)" in call("doctor")
+    monkeypatch.delenv("HDSGD_THREADS")
+    assert call("doctor", "--json")["threads"] >= 1
+
+
+def test_kernels_of_other_versions_are_stale(call, tmp_path, monkeypatch):
+    root = tmp_path / "own"
+    monkeypatch.setenv("HDSGD_CACHE_DIR", str(root))
+    call("generate", "x**2/3 + x/7")
+    call("generate", "linear", "--teacher", "x**2")
+    current = {path.name for path in (root / "kernels").iterdir()}
+    for i, name in enumerate(sorted(current)):
+        shutil.copytree(root / "kernels" / name, root / "kernels" / f"{i:032x}")
+    first = next(path for path in (root / "kernels").iterdir() if '"x ** 2 / 3' in (path / "manifest.json").read_text())
+    shutil.copytree(first, root / "kernels" / "once-more")
+    (root / "kernels" / "odd").mkdir()
+    (root / "kernels" / "odd" / "manifest.json").write_text("[]")
+    pairs = ["x ** 2 / 3 + x / 7", "x, teacher x ** 2"]
+    found = call("cache", "--json")["kernels"]
+    assert found["count"] == 6
+    assert found["pairs"] == pairs
+    assert found["stale"] == ["odd: unreadable", pairs[0], *pairs]
+    lines = call("cache").splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.startswith("derived kernels"))
+    shown = [line.strip() for line in lines[begin + 1 : -1]]
+    note = "and 4 stale, of another version of hdsgd (hdsgd cache prune removes them):"
+    assert shown == [*pairs, note, "odd: unreadable", f"{pairs[0]} (2 times)", pairs[1]]
+    text = call("cache", "prune")
+    assert "removed  4 stale kernels" in text
+    assert "kept     2 current kernels, 0 compiled objects" in text
+    assert {path.name for path in (root / "kernels").iterdir()} == current
+    assert call("cache", "prune", "--json")["removed"] == {"kernels": 0}
+    assert "stale" not in call("cache")
+    monkeypatch.setattr("hdsgd._bridge._version", lambda: b"the next one")
+    assert len(call("cache", "--json")["kernels"]["stale"]) == 2
+    monkeypatch.setattr("shutil.rmtree", lambda *arguments, **options: None)
+    assert "left     2 stale kernels: they cannot be removed" in call("cache", "prune", code=1)
 
 
 def test_cache(call, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ LAYERS = [
     ["_problem", "_kernel"],
     ["_dynamics", "_solution", "_plots", "_paths", "_expectations", "_starts"],
     ["_ode", "_sde", "_simulate", "_simulate_c", "_chain_numpy", "_weights_numpy", "_passage", "escape"],
-    ["_experiment"],
+    ["_experiment", "_escape_result"],
     ["cli", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -127,6 +127,26 @@ def test_divergence_is_reported_not_raised(activation):
     assert np.isnan(sol.exit_time)
 
 
+def test_a_blow_up_of_the_risk_alone_is_a_divergence():
+    # x**6: the risk grows by eight orders of magnitude before any overlap reaches 100.
+    start = Overlaps.random(2, 1, 100, rng=0, spherical=False)
+    sol = hdsgd.solve_ode(Problem("x**6 + x/5", gamma=1e-6), start, 10.0)
+    assert np.abs(sol.Q).max() < 100
+    assert sol.status is Status.DIVERGED
+    assert "decrease gamma" in sol.message
+
+
+def test_rounding_of_the_last_time_is_accepted():
+    problem, start = Problem("erf"), Overlaps.random(1, 1, 50, rng=0)
+    times = np.arange(0, 0.35, 0.1)
+    assert times[-1] > 0.3
+    sol = hdsgd.solve_ode(problem, start, 0.3, times=times)
+    np.testing.assert_array_equal(sol.t, [0.0, 0.1, 0.2, 0.3])
+    assert hdsgd.simulate(problem, start, 0.3, d=50, times=times).t.size == 4
+    with pytest.raises(ValueError, match="increase t_max"):
+        hdsgd.solve_ode(problem, start, 0.3, times=times * (1 + 1e-14))
+
+
 @pytest.mark.parametrize(
     ("p", "k", "backend", "floor"),
     # The stable fixed point on the blue line at Delta = 1e-3 is 1.140e-4.

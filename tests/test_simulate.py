@@ -228,8 +228,15 @@ def test_weights_go_in_and_come_out(backend):
     many = simulate(problem, given, 5.0, method="weights", rng=0, replicas=2, backend=backend)
     assert many.weights.W.shape == (2, p, d)
     np.testing.assert_array_equal(many.weights.W[0], sol.weights.W)
-    chain = simulate(problem, Weights(np.ones((1, 30)), np.ones((1, 30))), 0.1, rng=0, backend=backend)
+    chain = simulate(
+        problem, Weights(np.ones((1, 30)), np.ones((1, 30))), 0.1, rng=0, method="overlaps", backend=backend
+    )
     assert chain.weights is None
+    # Weights are simulated as weights, overlaps as overlaps, unless told otherwise.
+    explicit = simulate(problem, given, 5.0, rng=0, backend=backend)
+    assert explicit.method == "weights"
+    np.testing.assert_array_equal(explicit.weights.W, sol.weights.W)
+    assert simulate(problem, given.overlaps(), 0.1, d=50, rng=0, backend=backend).method == "overlaps"
     stopped = simulate(problem, given, 50.0, method="weights", rng=0, stop=Exit(T=0.2), backend=backend)
     assert stopped.status is Status.EXITED
     np.testing.assert_allclose(stopped.weights.overlaps().Omega, stopped.overlaps().Omega, atol=1e-12)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import io
 import json
 import multiprocessing
 import pickle
@@ -212,7 +213,7 @@ def test_to_xarray(path, ensemble):
 
 
 def test_messages_say_what_to_do(problem, path, ensemble):
-    assert path.message == "t_max was reached."
+    assert path.message == "The run reached t_max."
     assert "replicas" in ensemble.message
     assert "sol.exit_time" in ensemble.message
     short = hdsgd.solve_ode(problem, path.overlaps(0), 0.01, stop=Exit(T=0.5))
@@ -221,6 +222,16 @@ def test_messages_say_what_to_do(problem, path, ensemble):
     assert diverged.status is Status.DIVERGED
     assert "decrease gamma" in diverged.message
     assert "DOP853" in repr(path)
+
+
+def test_advice_belongs_to_the_solver(problem, path, ensemble):
+    failed = dataclasses.replace(path, status=Status.FAILED)
+    assert "rtol" in failed.message
+    assert "dt" not in failed.message
+    failed = dataclasses.replace(ensemble, status=np.full(6, Status.FAILED))
+    assert "decrease dt" in failed.message
+    assert "rtol" not in failed.message
+    assert "spherical" not in dataclasses.replace(path, status=Status.DIVERGED).message  # it is, already
 
 
 def test_exit_levels():
@@ -244,6 +255,35 @@ def test_figures(tmp_path, path, ensemble):
     wide.plot().savefig(tmp_path / "wide.png")
     assert not zipfile.is_zipfile(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def lines(figure):
+    """The times and values of the first curve of each panel."""
+    return [axes.lines[0].get_xydata().T for axes in figure.axes]
+
+
+def test_an_ensemble_is_drawn_over_all_its_replicas(problem):
+    risk = np.array([[2.0, 1.8, np.nan, np.nan], [2.0, 1.9, 1.6, np.nan], [2.0, 2.0, 2.0, 2.0]])
+    M = np.where(np.isnan(risk), np.nan, 0.1)[..., None, None]
+    base = hdsgd.Solution(
+        problem=problem, t=np.arange(4.0), Q=10 * M, M=M, P=np.eye(1), a=10 * M[..., 0], a_star=np.ones(1), risk=risk,
+        status=np.array([1, 1, 0]), stop=Exit(level=1.5), method="overlaps",
+    )  # fmt: skip
+    # Held after the exit: the median is not that of the last one running.
+    figure = base.plot()
+    t, median = lines(figure)[0]
+    np.testing.assert_array_equal(t, base.t)
+    np.testing.assert_allclose(median, [2.0, 1.9, 1.8, 1.8])
+    assert "held" in figure.get_suptitle()
+    # Nothing to hold after a divergence.
+    figure = dataclasses.replace(base, status=np.array([1, 2, 0])).plot()
+    np.testing.assert_array_equal(lines(figure)[0][0], [0.0, 1.0, 2.0])
+    assert "up to the first" in figure.get_suptitle()
+    # A replica without any rows is left out, and the title says so.
+    gone = dataclasses.replace(base, risk=np.where(np.arange(3)[:, None] == 0, np.nan, risk))
+    assert "without 1" in gone.plot().get_suptitle()
+    nobody = dataclasses.replace(base, risk=np.full((3, 4), np.nan), status=np.ones(3))
+    nobody.plot().savefig(io.BytesIO())
 
 
 def test_every_object_survives_a_spawned_process(path, ensemble):

@@ -1,63 +1,34 @@
-"""The command line ``hdsgd``: one parser, one way to fail, and the commands in the modules beside this one.
+"""The command line ``hdsgd``: here its entry, with the commands in the modules beside this one.
 
 Exit codes: 0 success; 1 a check found something (drift of the generated files, a failed integration, a broken
 installation); 2 bad input, with one line on standard error; 130 Ctrl-C; 141 the reader of the output went away.
+
+Nothing is imported here but what Python has loaded already, so that Ctrl-C is one line at any moment: importing all the
+rest takes long enough to be interrupted.
 """
 
-from __future__ import annotations
-
-import contextlib
 import os
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
 
-from .. import BackendWarning, CompilerError, __version__
-from . import _derive, _escape, _run, _system
-from ._shell import Parser, say
+TYPE_CHECKING = False  # that of typing, which is not loaded yet
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 __all__ = ["main"]
 
-_DESCRIPTION = """\
-Exact high-dimensional dynamics of one-pass SGD in two-layer networks: derived
-from the formula of an activation, compiled, solved and simulated.
-
-Time is t = nu*gamma/(p*d) after nu steps at learning rate gamma, student width p
-and input dimension d; alpha = nu/d is the number of samples per dimension. The
-risk is the excess population risk, without the label noise Delta/2.
-"""
-
-_EPILOG = """\
-examples:
-  hdsgd escape
-  hdsgd derive erf
-
-`hdsgd COMMAND --help` lists the options of a command, with their defaults.
-Environment: HDSGD_CC (C compiler), HDSGD_CACHE_DIR (cache folder), HDSGD_THREADS
-(threads of the simulations), HDSGD_TRACEBACK=1 (errors with their Python traceback).
-"""
-
-# Of these only the message is for the user; anything else is a bug and keeps its traceback.
-_BAD_INPUT = (ValueError, TypeError, OSError, CompilerError, MemoryError, OverflowError)
+_LINE = "hdsgd: interrupted\n"
+_CODE = 130
 
 
-def parser() -> Parser:
-    """The parser of all commands."""
-    top = Parser(prog="hdsgd", description=_DESCRIPTION, epilog=_EPILOG)
-    top.add_argument("--version", action="version", version=f"hdsgd {__version__}")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (_escape, _derive, _run, _system):
-        module.add(commands)
-    return top
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: "Sequence[str] | None" = None) -> int:
     """Run one command.
 
     Parameters
     ----------
     argv : sequence of str, optional
-        Arguments, without the name of the program; ``sys.argv[1:]`` by default.
+        Arguments, without the name of the program; by default ``sys.argv[1:]``, and signals are those of a program:
+        Ctrl-C leaves at once while modules are imported, and changes nothing more when the command is over.
 
     Returns
     -------
@@ -65,79 +36,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 only on success, 2 on bad input, 130 after Ctrl-C.
     """
     try:
-        with _plain_warnings(), _printable():
-            code = _dispatch(argv)
-            sys.stdout.flush()
-        return code
+        if argv is not None:
+            from ._main import run
+
+            return run(argv)
+        import signal
+
+        usual, ignored = signal.default_int_handler, signal.SIG_IGN
+        try:
+            # Raised within an import, a KeyboardInterrupt can be swallowed or turned into an ImportError.
+            _replace(usual, _leave)
+            from ._main import run
+
+            _replace(_leave, usual)
+            return run(None)
+        finally:
+            _replace(usual, ignored)
     except KeyboardInterrupt:
-        say("interrupted")
-        return 130
-    except BrokenPipeError:
-        _detach_stdout()
-        return 141
-    except _BAD_INPUT as error:
-        if os.environ.get("HDSGD_TRACEBACK"):
-            raise
-        say(f"error: {_text(error)}")
-        return 2
+        _say()
+        return _CODE
 
 
-def _dispatch(argv: Sequence[str] | None) -> int:
+def _replace(old: "Any", new: "Any") -> None:
+    """Change what Ctrl-C does, unless that is not ours to say: under nohup it is ignored."""
+    import signal
+
     try:
-        args = parser().parse_args(argv)
-    except SystemExit as stop:  # --help and --version
-        return int(stop.code or 0)
-    return int(args.run(args))
+        if signal.getsignal(signal.SIGINT) is old:
+            signal.signal(signal.SIGINT, new)
+    except ValueError:  # only the main thread gets signals, and may say so
+        pass
 
 
-def _text(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    text = str(error) or type(error).__name__
-    if isinstance(error, MemoryError):
-        return f"not enough memory ({text}); decrease the number of replicas, times or units"
-    if isinstance(error, OverflowError):
-        return f"a number is too large ({text}); decrease it"
-    return text
-
-
-@contextlib.contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Show a `BackendWarning` as a line for users, without the source line that Python adds."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", BackendWarning)
-        usual = warnings.showwarning
-
-        def show(
-            message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object, **more: object
-        ) -> None:
-            if issubclass(category, BackendWarning):
-                say(f"warning: {message}")
-            else:
-                usual(message, category, filename, lineno, *rest, **more)  # type: ignore[arg-type]
-
-        warnings.showwarning = show
-        yield
-
-
-@contextlib.contextmanager
-def _printable() -> Iterator[None]:
-    """Where the output cannot hold all of Unicode, print "?" for a Greek letter instead of failing."""
-    changed = []
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None and stream.errors == "strict":
-            reconfigure(errors="replace")
-            changed.append(reconfigure)
+def _leave(*_: object) -> None:
+    """End the process; nothing has begun that would have to be ended in order."""
     try:
-        yield
+        os.write(2, _LINE.encode())
     finally:
-        for reconfigure in changed:
-            with contextlib.suppress(BrokenPipeError):
-                reconfigure(errors="strict")
+        os._exit(_CODE)
 
 
-def _detach_stdout() -> None:
-    """Let the interpreter flush what is left to nowhere; otherwise it complains on exit."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _say() -> None:
+    import contextlib
+
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody is there to read it
+        print(_LINE, end="", file=sys.stderr)

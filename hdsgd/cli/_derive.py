@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .. import _bridge, activation, generate
-from ._shell import Commands, command, emit, folder_for
+from ._shell import Commands, command, emit, folder_for, progress, writing
 
 __all__ = ["add"]
 
@@ -61,7 +64,7 @@ def add(commands: Commands) -> None:
         _generate,
         summary="derive, verify and write the kernel of an activation",
         description=_GENERATE,
-        examples=["hdsgd generate 'x**4 - 6*x**2 + 3' --name he4", "hdsgd generate --builtin --check"],
+        examples=["hdsgd generate 'x**4 - 6*x**2 + 3' --name quartic", "hdsgd generate --builtin --check"],
         notes="exit code of --check: 0 when nothing differs, 1 when something does.\n",
     )
     parser.add_argument("spec", metavar="SPEC", nargs="?", help=f"activation of the student: {_SPEC}")
@@ -79,7 +82,10 @@ def _derive(args: argparse.Namespace) -> int:
     if out is not None:
         if out.is_dir():
             raise ValueError(f"--out {out} is a folder; add the name of a file")
-        folder_for("--out", out)
+        if out.exists() and not os.access(out, os.W_OK):
+            raise ValueError(f"--out {out}: cannot be written (it is read-only); choose another")
+        if out.is_file() or not out.exists():  # not so /dev/stdout, or a pipe
+            folder_for("--out", out)
     text = _bridge.document(student.formula, teacher.formula, args.style)
     document = {
         "command": "derive",
@@ -91,7 +97,8 @@ def _derive(args: argparse.Namespace) -> int:
     if out is None:
         emit(args, document, text)
         return 0
-    out.write_text(text.rstrip() + "\n", encoding="utf-8")
+    with writing("--out", out):
+        out.write_text(text.rstrip() + "\n", encoding="utf-8")
     emit(args, {**document, "files": [out]}, f"written: {out}")
     return 0
 
@@ -111,14 +118,21 @@ def _generate(args: argparse.Namespace) -> int:
     if out is not None:
         if out.exists() and not out.is_dir():
             raise ValueError(f"--out {out} is a file; pass a folder for the generated files")
-        folder_for("--out", out)
-    report = generate(args.spec, args.teacher, name=args.name, out=out)
-    emit(args, {"command": "generate", **dataclasses.asdict(report)}, str(report))
+        folder_for("--out", out, out if out.is_dir() else None)
+    with progress("generate") as report:
+        made = generate(args.spec, args.teacher, name=args.name, out=out, **_reporting(generate, report))
+    emit(args, {"command": "generate", **dataclasses.asdict(made)}, str(made))
     return 0
 
 
+def _reporting(function: Callable[..., Any], report: Callable[[float], None] | None) -> dict[str, Any]:
+    """The argument for progress, of a function that has one."""
+    return {"progress": report} if "progress" in inspect.signature(function).parameters else {}
+
+
 def _check_builtins(args: argparse.Namespace) -> int:
-    found = _bridge.generate_builtins(check=True)
+    with progress("derive") as report:
+        found = _bridge.generate_builtins(check=True, progress=report)
     root = _bridge.generated_dir()
     verdict = (
         f"{len(found)} differences between {root} and a fresh derivation; hdsgd generate --builtin rewrites it."
@@ -136,7 +150,8 @@ def _write_builtins(args: argparse.Namespace) -> int:
             f"the kernels in {root} belong to an installed package and cannot be written; "
             "run hdsgd generate --builtin in a checkout, or --builtin --check here"
         )
-    written = _bridge.generate_builtins(check=False)
+    with progress("derive") as report:
+        written = _bridge.generate_builtins(check=False, progress=report)
     emit(args, {"command": "generate", "folder": root, "files": written}, "\n".join(f"written: {x}" for x in written))
     return 0
 

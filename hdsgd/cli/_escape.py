@@ -8,7 +8,9 @@ from pathlib import Path
 
 from .. import escape_experiment
 from .._kernel import BACKENDS
-from ._shell import Commands, command, default, emit, folder_for, number, progress, say, seed, whole
+from ._options import fits
+from ._remedies import translated
+from ._shell import Commands, command, default, emit, folder_for, number, progress, say, seed, whole, writing
 
 __all__ = ["add"]
 
@@ -23,6 +25,7 @@ Source: Arnaboldi, Krzakala, Loureiro, Stephan 2023 (arXiv 2305.18502), figure 1
 """
 
 _PREFIX = "hdsgd-escape"
+_ENDINGS = (".npz", ".json", ".png")
 
 
 def add(commands: Commands) -> None:
@@ -91,6 +94,7 @@ def add(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     prefix = _prefix(args.out)
+    fits(args.replicas, 1, 1 if args.p is None else args.p, 1)
     with progress("escape") as report:
         result = escape_experiment(
             args.start,
@@ -106,11 +110,13 @@ def _run(args: argparse.Namespace) -> int:
             backend=args.backend,
             progress=report,
         )
-    written = result.save(prefix, figure=not args.no_figure)
+    with writing("--out", prefix):
+        written = result.save(prefix, figure=not args.no_figure)
     if not args.no_figure and importlib.util.find_spec("matplotlib") is None:
         say("note: no figure was drawn, because matplotlib is missing; install it with: pip install 'hdsgd[plot]'")
     names = ", ".join(str(path) for path in written)
-    emit(args, {"command": "escape", **result.to_dict(), "files": written}, f"{result.table()}\n\nwritten: {names}")
+    text = f"{translated(result.table())}\n\nwritten: {names}"
+    emit(args, {"command": "escape", **result.to_dict(), "files": written}, text)
     return 0
 
 
@@ -119,7 +125,10 @@ def _prefix(text: str) -> Path:
     path = Path(text)
     if path.is_dir() or not path.name:
         raise ValueError(f"--out {text} is a folder; pass the beginning of file names, such as {path / _PREFIX}")
-    if path.suffix in (".npz", ".json", ".png"):
+    if path.suffix in _ENDINGS:
         raise ValueError(f"--out takes the beginning of file names; leave the ending {path.suffix} of {text} out")
+    for ending in _ENDINGS:
+        if path.with_name(path.name + ending).is_dir():
+            raise ValueError(f"--out {text}: {text}{ending} is a folder; choose another")
     folder_for("--out", path)
     return path

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import Exit, Overlaps, Problem
+from .._checks import fits as memory_for
 from .._kernel import BACKENDS
+from .._overlaps import GENERATOR
 from .._random import master_seed
 from .._starts import read
 from ._shell import FIGURES, SOLUTIONS, Parser, default, number, output, seed, whole
@@ -26,12 +30,16 @@ __all__ = [
     "add_times",
     "begin",
     "files",
+    "fits",
     "stop",
     "times",
 ]
 
 # Seeds are drawn short enough to be typed again, and exact in JSON readers that know only doubles.
 _SEEDS = 2**53
+
+#: the number of stored times, from the time that one step of SGD takes
+Rows: TypeAlias = Callable[[float], int]
 
 _FIELDS = {"activation": "activation", "teacher": "teacher_activation", "gamma": "gamma", "Delta": "Delta"}
 
@@ -180,6 +188,19 @@ def stop(args: argparse.Namespace) -> Exit | None:
     return Exit(T=args.exit_T, level=args.exit_level)
 
 
+def fits(replicas: int, rows: int, p: int, k: int) -> None:
+    """Refuse what is larger than the machine, before starts are drawn: for so many that alone would take hours."""
+    memory_for(
+        replicas * (GENERATOR + 8.0 * (rows * (p * (p + k + 1) + 1) + 3 * p * (p + k))),
+        f"the results of {_count(replicas, 'replica')} of p = {p}, k = {k} at {_count(rows, 'time')}",
+        "decrease --replicas, the number of --times, or -p",
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def times(args: argparse.Namespace) -> NDArray[np.float64] | None:
     """The output times that ``--times`` asks for."""
     text = args.times
@@ -196,18 +217,26 @@ def times(args: argparse.Namespace) -> NDArray[np.float64] | None:
     except argparse.ArgumentTypeError:
         count = 0
     if count < 2:
-        raise ValueError(
-            f"--times {text}: pass a count of at least 2, or times separated by commas (one time: '{text},')"
-        )
-    if not args.t_max > 0.0:
+        one = f" (one time: '{text},')" if _is_time(text) else ""
+        shown = text if text.strip() else repr(text)
+        raise ValueError(f"--times {shown}: pass a count of at least 2, or times >= 0 separated by commas{one}")
+    fits(1, count, 1, 1)
+    if not 0.0 < args.t_max < math.inf:
         return None  # one time only: t_max itself is checked by the solver
     return np.linspace(0.0, args.t_max, count)
 
 
-def begin(args: argparse.Namespace, *, ensemble: bool) -> Begin:
-    """The problem and the start that the options ask for."""
+def _is_time(text: str) -> bool:
+    try:
+        return 0.0 <= float(text) < math.inf
+    except ValueError:
+        return False
+
+
+def begin(args: argparse.Namespace, *, ensemble: bool, rows: Rows = lambda step: 1) -> Begin:
+    """The problem and the start that the options ask for; `rows` is the number of stored times, for a step in time."""
     if args.start == "random":
-        return _random(args, ensemble)
+        return _random(args, ensemble, rows)
     for option, given in (
         ("--orthogonal-teacher", args.orthogonal_teacher),
         ("--shared-start", ensemble and args.shared_start),
@@ -234,19 +263,23 @@ def begin(args: argparse.Namespace, *, ensemble: bool) -> Begin:
     if ensemble and d is None:
         raise ValueError("the input dimension is needed; pass for example -d 1000")
     problem = _problem(args, found.problem)
+    count = args.replicas if ensemble and args.replicas is not None else state.replicas
+    _fits_all(problem, 1 if count is None else count, rows, state.p, state.k, d)
     return Begin(problem, state, d, _seed(args) if ensemble else None, str(args.start))
 
 
-def _random(args: argparse.Namespace, ensemble: bool) -> Begin:
+def _random(args: argparse.Namespace, ensemble: bool, rows: Rows) -> Begin:
     if args.replica is not None:
         raise ValueError("--replica is for a start from a file; leave it out")
     if args.d is None:
         raise ValueError("a random start needs the input dimension; pass for example -d 1000")
     problem, seed = _problem(args, None), _seed(args)
     own = ensemble and args.replicas is not None and not args.shared_start
+    p, k = (1 if width is None else width for width in (args.p, args.k))
+    _fits_all(problem, args.replicas if ensemble and args.replicas is not None else 1, rows, p, k, args.d)
     state = Overlaps.random(
-        1 if args.p is None else args.p,
-        1 if args.k is None else args.k,
+        p,
+        k,
         args.d,
         rng=seed,
         spherical=problem.spherical,
@@ -255,6 +288,11 @@ def _random(args: argparse.Namespace, ensemble: bool) -> Begin:
     )
     text = "random, one for each replica" if own else "random"
     return Begin(problem, state, args.d, seed, text)
+
+
+def _fits_all(problem: Problem, replicas: int, rows: Rows, p: int, k: int, d: int | None) -> None:
+    if p >= 1 and k >= 1 and (d is None or d >= 1):  # otherwise it is refused for that
+        fits(replicas, rows(0.0 if d is None else problem.step_time(p, d)), p, k)
 
 
 def _problem(args: argparse.Namespace, base: Problem | None) -> Problem:

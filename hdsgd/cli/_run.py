@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,10 @@ from numpy.typing import NDArray
 from .. import Solution, Status, simulate, solve_ode, solve_sde
 from .. import _ode as ode_module
 from .. import _simulate as simulate_module
+from .._checks import time_grid
 from ._options import Begin, add_files, add_problem, add_solver, add_start, add_times, begin, files, stop, times
-from ._shell import Commands, Parser, command, default, draw, emit, lines, number, progress
+from ._remedies import translated
+from ._shell import Commands, Parser, command, default, draw, emit, lines, number, progress, writing
 
 __all__ = ["add"]
 
@@ -31,10 +32,14 @@ activations of degree at most 4; simulate is exact and has no such limits.
 
 _SIMULATE = """\
 Simulate one-pass SGD at finite input dimension d: exactly in law by the Markov chain
-of the overlaps, at a cost per step that does not depend on d, or with explicit
-weights. Time is t = nu*gamma/(p*d) after nu steps; alpha = nu/d samples per
-dimension.
+of the overlaps, or with explicit weights. Time is t = nu*gamma/(p*d) after nu steps;
+alpha = nu/d samples per dimension.
+
+A run takes t_max*p*d/gamma steps, so it gets longer like d. What one step costs does
+not depend on d for the chain of the overlaps; with explicit weights it grows, too.
 """
+
+_TIMES: int = default(time_grid, "count")  # what solvers of ensembles store
 
 _CODES = """\
 exit code: 0 also when a run diverges or does not exit (the status says so), 1 when
@@ -120,13 +125,14 @@ def _command(commands: Commands, name: str, run: Any, summary: str, description:
 
 def _solve(args: argparse.Namespace) -> int:
     files(args)
-    start = begin(args, ensemble=False)
+    grid = times(args)
+    start = begin(args, ensemble=False, rows=lambda step: 1 if grid is None else grid.size)
     with progress("solve") as report:
         sol = solve_ode(
             start.problem,
             start.state,
             args.t_max,
-            times=times(args),
+            times=grid,
             stop=stop(args),
             rtol=args.rtol,
             atol=args.atol,
@@ -139,7 +145,8 @@ def _solve(args: argparse.Namespace) -> int:
 
 def _sde(args: argparse.Namespace) -> int:
     files(args)
-    start = begin(args, ensemble=True)
+    grid = times(args)
+    start = begin(args, ensemble=True, rows=lambda step: _rows(args, grid))
     assert start.d is not None
     with progress("sde") as report:
         sol = solve_sde(
@@ -150,7 +157,7 @@ def _sde(args: argparse.Namespace) -> int:
             dt=args.dt,
             replicas=args.replicas,
             rng=start.seed,
-            times=times(args),
+            times=grid,
             stop=stop(args),
             backend=args.backend,
             progress=report,
@@ -160,7 +167,8 @@ def _sde(args: argparse.Namespace) -> int:
 
 def _simulate(args: argparse.Namespace) -> int:
     files(args)
-    start = begin(args, ensemble=True)
+    grid = times(args)
+    start = begin(args, ensemble=True, rows=lambda step: _rows(args, grid, step))
     with progress("simulate") as report:
         sol = simulate(
             start.problem,
@@ -169,7 +177,7 @@ def _simulate(args: argparse.Namespace) -> int:
             d=start.d,
             replicas=args.replicas,
             rng=start.seed,
-            times=times(args),
+            times=grid,
             stop=stop(args),
             method=args.method,
             backend=args.backend,
@@ -178,13 +186,24 @@ def _simulate(args: argparse.Namespace) -> int:
     return _finish(args, "simulate", start, sol)
 
 
+def _rows(args: argparse.Namespace, grid: NDArray[np.float64] | None, step: float = 0.0) -> int:
+    """The number of stored times; equal ones by default, no more than there are steps of this length."""
+    if grid is not None:
+        return int(grid.size)
+    if not args.t_max > 0.0:
+        return 1
+    return _TIMES if step == 0.0 else int(min(_TIMES, args.t_max / step + 1.0))
+
+
 def _finish(args: argparse.Namespace, name: str, start: Begin, sol: Solution) -> int:
     """Save, draw and report a solution."""
     out, plot = files(args)
     if out is not None:
-        sol.save(out)
+        with writing("--out", out):
+            sol.save(out)
     if plot is not None:
-        draw(sol.plot(), plot)
+        with writing("--plot", plot):
+            draw(sol.plot(), plot)
     written = [path for path in (out, plot) if path is not None]
     final, exits = _final(sol), _exits(sol)
     codes, counts = np.unique(sol.status, return_counts=True)
@@ -203,7 +222,7 @@ def _finish(args: argparse.Namespace, name: str, start: Begin, sol: Solution) ->
         "final": final,
         "exit": exits,
         "status": {Status(int(code)).name: int(count) for code, count in zip(codes, counts, strict=True)},
-        "message": sol.message,
+        "message": translated(sol.message),
         "t": sol.t,
         **({"risk": sol.risk} if sol.replicas is None else {}),
         "stats": dict(sol.stats),
@@ -295,12 +314,21 @@ def _solver(sol: Solution) -> str:
 
 def _final_text(sol: Solution, final: dict[str, Any]) -> str:
     if not final["runs"]:
-        return "none: no replica is running at the last stored time"
+        return _gone(sol, final)
     at = f"at t = {final['t']:.6g}, alpha = {final['alpha']:.6g}"
     if sol.replicas is None:
         return f"{final['risk']:.6g} {at}"
     runs = f"mean of the {final['runs']} replicas running there"
     return f"{final['risk']:.6g}{_plus_minus(final['standard_error'])} {at} ({runs})"
+
+
+def _gone(sol: Solution, final: dict[str, Any]) -> str:
+    """Why there is no risk at the last stored time."""
+    if sol.replicas is None:
+        return "not stored: the run ended before the first of the times"
+    exited = int(np.count_nonzero(np.asarray(sol.status) == Status.EXITED))
+    how = "exited" if exited == sol.replicas else "ended" if not exited else "exited or ended"
+    return f"not at t = {final['t']:.6g}: all {sol.replicas} replicas had {how} before"
 
 
 def _exit_text(sol: Solution, exits: dict[str, Any], t_max: float) -> str:
@@ -320,9 +348,8 @@ def _exit_text(sol: Solution, exits: dict[str, Any], t_max: float) -> str:
 
 
 def _status(sol: Solution) -> str:
-    """The message, without its pointers to attributes that only Python users have."""
     reason = f" The integrator says: {sol.stats['reason']}" if "reason" in sol.stats else ""
-    return re.sub(r"(; see | \(see )sol\.\w+\)?", "", sol.message) + reason
+    return translated(sol.message) + reason
 
 
 def _plus_minus(error: float) -> str:

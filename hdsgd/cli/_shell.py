@@ -33,6 +33,7 @@ __all__ = [
     "seed",
     "size",
     "whole",
+    "writing",
 ]
 
 FIGURES = (".png", ".pdf", ".svg")
@@ -61,6 +62,11 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{f'; did you mean {near[0]}?' if near else ''}")
         return found, unknown
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help, and let `main` know when nobody reads it: argparse would hide that."""
+        if message:
+            print(message, end="", file=file)
 
     def error(self, message: str) -> NoReturn:
         """Refuse the arguments; `main` prints the message and returns 2."""
@@ -178,13 +184,24 @@ def output(option: str, value: str | None, endings: Sequence[str]) -> Path | Non
     return path
 
 
-def folder_for(option: str, path: Path) -> None:
-    """Refuse a path whose folder is missing or cannot be written."""
-    folder = path.parent
+def folder_for(option: str, path: Path, folder: Path | None = None) -> None:
+    """Refuse a path whose folder (its parent by default) is missing, or where no file of this name can be made."""
+    folder = path.parent if folder is None else folder
     if not folder.is_dir():
         raise ValueError(f"{option} {path}: the folder {folder} does not exist; create it first")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"{option} {path}: the folder {folder} cannot be written; choose another")
+    with writing(option, path):  # permissions do not tell it: there are read-only and special file systems
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=folder)
+        os.close(handle)
+        Path(name).unlink()
+
+
+@contextlib.contextmanager
+def writing(option: str, path: Path) -> Iterator[None]:
+    """Name what the user asked for where something on the way to it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{option} {path}: cannot be written ({error.strerror or error}); choose another") from None
 
 
 def draw(figure: Any, path: Path) -> None:

@@ -6,10 +6,12 @@ import argparse
 import contextlib
 import importlib
 import json
+import os
 import platform
 import shutil
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ import numpy as np
 
 from .. import Dynamics, Overlaps, Problem, _bridge, _compiler, simulate, solve_ode
 from .. import __version__ as own_version
+from .._simulate_c import threads
+from ._remedies import translated
 from ._shell import Commands, command, emit, lines, size
 
 __all__ = ["add"]
@@ -31,7 +35,9 @@ extras are installed. Nothing here depends on the time t = nu*gamma/(p*d).
 _CACHE = """\
 Show or clear what hdsgd keeps between runs (HDSGD_CACHE_DIR, or the platform's cache
 folder): compiled objects, derived kernels (both are made again when needed) and
-activations saved by name. Nothing here depends on the time t = nu*gamma/(p*d).
+activations saved by name. Kernels are of the derivations that made them: those of
+another version of hdsgd are stale, and prune removes only them. Nothing here depends
+on the time t = nu*gamma/(p*d).
 """
 
 _CORE = ("numpy", "scipy", "sympy", "mpmath", "tqdm")
@@ -40,6 +46,8 @@ _AGREE = 1e-12  # relative to the largest entry: the two backends sum in differe
 # Subfolders of the cache; what a process is still writing to has a name with this beginning.
 _OBJECTS, _KERNELS, _NAMES = "objects", "kernels", "names"
 _UNFINISHED = ".building-"
+_MANIFEST = "manifest.json"
+_THREADS = "HDSGD_THREADS"
 
 
 def add(commands: Commands) -> None:
@@ -59,10 +67,10 @@ def add(commands: Commands) -> None:
         _cache,
         summary="show or clear compiled objects, derived kernels and saved names",
         description=_CACHE,
-        examples=["hdsgd cache", "hdsgd cache clear"],
+        examples=["hdsgd cache", "hdsgd cache prune", "hdsgd cache clear"],
     )
     parser.add_argument(
-        "action", nargs="?", choices=("show", "clear"), default="show", help="what to do (default: %(default)s)"
+        "action", nargs="?", choices=tuple(_ACTIONS), default="show", help="what to do (default: %(default)s)"
     )
     parser.add_argument(
         "--names", action="store_true", help="with clear: forget the saved names, too (default: they are kept)"
@@ -73,15 +81,17 @@ def _doctor(args: argparse.Namespace) -> int:
     packages = {name: _version(name) for name in _CORE}
     extras = {extra: {name: _version(name) for name in names} for extra, names in _EXTRAS.items()}
     compiler = _compiler.describe()
+    used, threads_error = _threads()
     numpy_error = _attempt(_numpy_works)
     agreement, c_error = None, compiler["error"]
-    if numpy_error is None and c_error is None:
+    if numpy_error is None and c_error is None and threads_error is None:
         try:
             agreement = _largest_difference()
         except Exception as error:  # whatever it is, it is what the doctor is asked for
             c_error = f"{type(error).__name__}: {error}"
     agrees = agreement is None or agreement <= _AGREE
     problems = [f"{name} cannot be imported" for name, version in packages.items() if version is None]
+    problems += [threads_error] if threads_error is not None else []
     problems += [f"the numpy backend fails: {numpy_error}"] if numpy_error is not None else []
     problems += [] if agrees else [f"C and numpy differ by {agreement:.1e}: do not trust results, set HDSGD_CC"]
     if problems:
@@ -102,6 +112,8 @@ def _doctor(args: argparse.Namespace) -> int:
         "packages": packages,
         "extras": extras,
         "compiler": compiler,
+        "threads": used,
+        "threads_error": threads_error,
         "numpy_error": numpy_error,
         "c_error": c_error,
         "difference": agreement,
@@ -122,13 +134,15 @@ def _report(found: dict[str, Any]) -> list[tuple[str, str]]:
         hint = "" if all(names.values()) else f" (pip install 'hdsgd[{extra}]')"
         rows.append((f"extra {extra}", have + hint))
     if compiler["compiler"] is None:
-        rows.append(("compiler", f"none: {compiler['error']}"))
+        rows.append(("compiler", f"none: {translated(compiler['error'])}"))
     else:
         rows.append(("compiler", f"{compiler['compiler']}: {compiler['version']}"))
         rows.append(("flags", f"{compiler['flag_set']}: {compiler['flags']}" if compiler["flag_set"] else "none work"))
         rows.append(("self-test", "passed" if compiler["error"] is None else f"failed: {compiler['error']}"))
     where = "writable" if compiler["writable"] else "NOT writable: kernels are compiled anew in every process"
     rows.append(("cache", f"{compiler['cache']}, {where}, {compiler['objects']} objects, {size(compiler['bytes'])}"))
+    asked = "" if found["threads"] is None or not os.environ.get(_THREADS, "").strip() else f" ({_THREADS})"
+    rows.append(("threads", f"{found['threads']}{asked}" if found["threads"] is not None else found["threads_error"]))
     rows.append(("numpy backend", "works" if found["numpy_error"] is None else f"fails: {found['numpy_error']}"))
     if found["difference"] is None:
         reason = "" if found["c_error"] in (None, compiler["error"]) else f": {found['c_error']}"
@@ -136,6 +150,14 @@ def _report(found: dict[str, Any]) -> list[tuple[str, str]]:
     else:
         rows.append(("C backend", f"agrees with numpy to {found['difference']:.1e} (drift, noise, risk of erf)"))
     return [*rows, ("verdict", found["verdict"])]
+
+
+def _threads() -> tuple[int | None, str | None]:
+    """The number of threads of a simulation, or why there is none."""
+    try:
+        return threads(), None
+    except ValueError as error:
+        return None, str(error).rstrip(".")
 
 
 def _version(name: str) -> str | None:
@@ -186,17 +208,20 @@ def _largest_difference() -> float:
 def _cache(args: argparse.Namespace) -> int:
     if args.names and args.action != "clear":
         raise ValueError("--names belongs to clear; write: hdsgd cache clear --names")
-    return _clear(args) if args.action == "clear" else _show(args)
+    return _ACTIONS[args.action](args)
 
 
 def _show(args: argparse.Namespace) -> int:
     found = _contents()
     objects, kernels, names = found["objects"], found["kernels"], found["names"]
+    stale = len(kernels["stale"])
     rows = [
         ("cache", f"{found['folder']}{'' if found['folder'].is_dir() else ' (not there yet)'}"),
         ("compiled objects", f"{objects['count']}, {size(objects['bytes'])}, in {objects['folder']}"),
         ("derived kernels", f"{kernels['count']}, {size(kernels['bytes'])}, in {kernels['folder']}"),
         *(("", pair) for pair in kernels["pairs"]),
+        *([("", f"and {stale} stale, of another version of hdsgd (hdsgd cache prune removes them):")] if stale else []),
+        *(("", f"  {pair}{f' ({n} times)' if n > 1 else ''}") for pair, n in Counter(kernels["stale"]).items()),
         ("saved names", f"{names['count']}, in {names['folder']}"),
         *(("", f"{name}: {formula}") for name, formula in names["formulas"].items()),
     ]
@@ -204,11 +229,31 @@ def _show(args: argparse.Namespace) -> int:
     return 0
 
 
+def _prune(args: argparse.Namespace) -> int:
+    before = _contents()
+    for entry in _kernels():
+        if not _is_current(entry):
+            shutil.rmtree(entry, ignore_errors=True)
+    after = _contents()
+    kernels = before["kernels"]["count"] - after["kernels"]["count"]
+    freed = before["kernels"]["bytes"] - after["kernels"]["bytes"]
+    left = len(after["kernels"]["stale"])
+    rows = [
+        ("cache", str(before["folder"])),
+        ("removed", f"{kernels} stale kernels, {size(freed)}"),
+        *([("left", f"{left} stale kernels: they cannot be removed, check the permissions")] if left else []),
+        ("kept", f"{after['kernels']['count'] - left} current kernels, {after['objects']['count']} compiled objects"),
+    ]
+    document = {"command": "cache", "action": "prune", "folder": before["folder"], "removed": {"kernels": kernels}}
+    emit(args, {**document, "bytes": freed}, lines(rows))
+    return 1 if left else 0
+
+
 def _clear(args: argparse.Namespace) -> int:
     before = _contents()
     _compiler.clear_cache()
     for entry in _entries(_compiler.cache_dir() / _KERNELS):
-        if entry.name.startswith(_UNFINISHED) or (entry / "manifest.json").is_file():
+        if entry.name.startswith(_UNFINISHED) or (entry / _MANIFEST).is_file():
             shutil.rmtree(entry, ignore_errors=True)
     if args.names:
         for entry in _entries(_compiler.cache_dir() / _NAMES):
@@ -232,11 +277,15 @@ def _clear(args: argparse.Namespace) -> int:
     return 1 if any(left.values()) else 0
 
 
+_ACTIONS = {"show": _show, "prune": _prune, "clear": _clear}
+
+
 def _contents() -> dict[str, Any]:
     """What is in the cache; nothing is made."""
     root = _compiler.cache_dir()
     folders = {name: root / name for name in (_OBJECTS, _KERNELS, _NAMES)}
-    kernels = [entry for entry in _entries(folders[_KERNELS]) if (entry / "manifest.json").is_file()]
+    kernels = _kernels()
+    current = [_is_current(entry) for entry in kernels]
     formulas = _bridge.saved_names() if folders[_NAMES].is_dir() else {}
     return {
         "folder": root,
@@ -249,7 +298,8 @@ def _contents() -> dict[str, Any]:
             "folder": folders[_KERNELS],
             "count": len(kernels),
             "bytes": _bytes(folders[_KERNELS]),
-            "pairs": sorted(_pair(entry) for entry in kernels),
+            "pairs": sorted(_pair(entry) for entry, is_current in zip(kernels, current, strict=True) if is_current),
+            "stale": sorted(_pair(entry) for entry, is_current in zip(kernels, current, strict=True) if not is_current),
         },
         "names": {
             "folder": folders[_NAMES],
@@ -274,11 +324,28 @@ def _bytes(folder: Path) -> int:
     return total
 
 
-def _pair(folder: Path) -> str:
+def _kernels() -> list[Path]:
+    return [entry for entry in _entries(_compiler.cache_dir() / _KERNELS) if (entry / _MANIFEST).is_file()]
+
+
+def _formulas(folder: Path) -> tuple[str, str] | None:
     """Student and teacher of a derived kernel."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        student, teacher = str(manifest["student"]), str(manifest["teacher"])
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        return str(manifest["student"]), str(manifest["teacher"])
     except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_current(folder: Path) -> bool:
+    """Whether this version of hdsgd would use a derived kernel."""
+    formulas = _formulas(folder)
+    return formulas is not None and folder.name == _bridge._key(*formulas)
+
+
+def _pair(folder: Path) -> str:
+    formulas = _formulas(folder)
+    if formulas is None:
         return f"{folder.name}: unreadable"
+    student, teacher = formulas
     return student if student == teacher else f"{student}, teacher {teacher}"
