@@ -46,7 +46,7 @@ def first_passage(sol: Solution, T: float) -> float | Array:
     >>> problem = Problem("quadratic", gamma=0.1, spherical=True)
     >>> sol = solve_ode(problem, Overlaps([[1.0]], [[0.1]], [[1.0]]), t_max=3.0)
     >>> [round(first_passage(sol, T), 3) for T in (0.1, 0.5)]
-    [0.783, 1.442]
+    [0.779, 1.442]
     """
     T = fraction(T)
     if not isinstance(sol, Solution):

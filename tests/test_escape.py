@@ -1,6 +1,8 @@
 """Exit times by every route, against the numbers of the theory and against the solvers."""
 
+import itertools
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +142,47 @@ def test_corrected_times_are_means_of_the_ode():
     assert over == pytest.approx(escape.corrected(problem, d=d, T=T), abs=2e-3)
 
 
+def test_no_noise_is_needed_to_correct_nothing():
+    # gamma -> 0: no noise, and no smallest T*d; the start of each run is all that is random.
+    flow = Problem("quadratic", gamma=0.0, spherical=True)
+    assert escape.corrected(flow, d=10, T=1e-3) > 0.0
+    assert escape.corrected(flow, d=10, T=1e-3, state=at(0.5)) == pytest.approx(
+        escape.by_ode(flow, at(0.5), 1e-3), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("gamma", [0.003, 0.05, 0.1, 0.15, 0.16])
+def test_times_are_positive_and_finite_wherever_they_are_given(gamma):
+    problem, given, refused = retrieval(gamma), 0, 0
+    for d, T in itertools.product((2, 10, 100, 3000), (1e-5, 1e-3, 0.01, 0.1, 0.9)):
+        calls = [partial(function, p=p) for function in (escape.annealed, escape.quenched) for p in (1, 2, 20)]
+        calls += [escape.corrected, *(partial(escape.corrected, state=at(m)) for m in (0.0, 0.01, -0.3, 0.999))]
+        for call in calls:
+            try:
+                assert 0.0 < call(problem, d=d, T=T) < np.inf
+                given += 1
+            except ValueError as reason:
+                assert "\n" not in str(reason)
+                refused += 1
+    assert given > 40
+    assert refused > 40
+
+
+@pytest.mark.slow
+@pytest.mark.needs_cc
+@pytest.mark.parametrize(("gamma", "d"), [(0.02, 1000), (0.1, 1000), (0.15, 3000)])
+def test_corrected_times_are_right_at_the_limit_of_their_range(gamma, d):
+    problem = retrieval(gamma)
+    noise = gamma * (48 + 4e-4) / (2 * escape.growth_rate(problem, 1))
+    T, horizon = 10.001 * noise / d, 25 / escape.growth_rate(problem, 1)
+    starts = Overlaps.random(1, 1, d, rng=5, replicas=4000)
+    exits = hdsgd.simulate(problem, starts, horizon, d=d, rng=3, times=[0.0], stop=Exit(T=T)).exit_time
+    error = 4 * exits.std() / np.sqrt(exits.size)
+    assert escape.corrected(problem, d=d, T=T) == pytest.approx(exits.mean(), abs=0.05 * exits.mean() + error)
+    with pytest.raises(ValueError, match="clear of the noise"):
+        escape.corrected(problem, d=d, T=0.9 * T)
+
+
 def test_the_noise_lets_a_start_at_zero_exit():
     d, T = 3000, 0.01
     assert np.isfinite(escape.corrected(retrieval(), d=d, T=T, state=at(0.0)))
@@ -242,6 +285,21 @@ BAD = {
     ),
     "not on the sphere": (lambda: escape.implicit(retrieval(), Overlaps([[2.0]], [[0.1]], [[1.0]]), 0.1), "Q_jj = 1"),
     "replica axis": (lambda: escape.implicit(retrieval(), Overlaps.random(1, 1, 9, rng=0, replicas=2), 0.1), "replica"),
+    "corrected, T*d too small": (
+        lambda: escape.corrected(retrieval(), d=10, T=0.001),
+        "T.d >= 15.*is 0.01; increase T",
+    ),
+    "corrected, less small": (lambda: escape.corrected(retrieval(), d=3000, T=1e-3), "clear of the noise"),
+    "corrected, large d": (lambda: escape.corrected(retrieval(), d=3000, T=1e-5), "clear of the noise"),
+    "corrected, fixed start": (
+        lambda: escape.corrected(retrieval(), d=100, T=0.01, state=at(0.1)),
+        "squared distance of M.*increase T or d",
+    ),
+    "annealed would be negative": (
+        lambda: escape.annealed(retrieval(0.2), p=2, d=100, T=1e-3),
+        r"T\*d >= 3.*increase T",
+    ),
+    "quenched, T*d too small": (lambda: escape.quenched(retrieval(), p=1, d=100, T=0.01), r"T\*d >= 3.*increase T"),
     "T*d too small": (lambda: escape.quenched(retrieval(1.0), p=10, d=1000, T=1e-5), "increase T or d"),
     "not a solution": (lambda: escape.first_passage([1.0, 0.5], 0.1), "Solution"),
     "not a problem": (lambda: escape.annealed("quadratic", p=1, d=3000, T=0.1), "Problem"),

@@ -158,6 +158,22 @@ def test_a_start_below_the_level_exits_at_once():
     assert np.isfinite(ens.risk[1, 0])
 
 
+def test_the_same_seed_repeats_the_noise_and_another_does_not():
+    # What the documentation warns of where a run goes on: from M = 0 the noise is all that moves it.
+    options = {"d": 10_000, "dt": 5e-3, "times": [0.0, 0.05]}
+    first = hdsgd.solve_sde(RETRIEVAL, at(0.0), 0.05, replicas=400, rng=5, **options)
+    start = first.M[:, -1, 0, 0]
+
+    def correlation(seed):
+        rest = hdsgd.solve_sde(RETRIEVAL, first.overlaps(), 0.05, rng=seed, **options)
+        return np.corrcoef(start, rest.M[:, -1, 0, 0] - start * np.exp(4 * 0.4 * 0.05))[0, 1]
+
+    assert correlation(first.seed) > 0.9
+    assert abs(correlation(6)) < 0.25
+    for function in (hdsgd.simulate, hdsgd.solve_sde, hdsgd.Solution.overlaps):
+        assert "pass another seed" in " ".join(function.__doc__.split())
+
+
 def test_progress_and_interrupts():
     seen = []
     hdsgd.solve_sde(RETRIEVAL, at(0.1), 1.0, d=300, dt=1e-3, rng=0, progress=seen.append)
