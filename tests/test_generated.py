@@ -15,7 +15,6 @@ import hdsgd
 from hdsgd import _bridge
 from hdsgd.derivations import generate as derivation
 
-
 SAME_SYMPY = sympy.__version__ == json.loads((_bridge.generated_dir() / "erf" / "manifest.json").read_text())["sympy"]
 same_sympy = pytest.mark.skipif(not SAME_SYMPY, reason="texts are compared under the SymPy that wrote them")
 
