@@ -40,6 +40,10 @@ class Overlaps:
         Widths of student and teacher.
     replicas : int or None
         Length of the leading axis of Q, M and a; None without one. An argument without the axis is shared by all.
+    Omega : ndarray, shape (..., p + k, p + k)
+        Covariance of the local fields of student and teacher.
+    v : ndarray, shape (..., p + k)
+        Output weights (-a/p, a_star/k) of all units in the error.
 
     Raises
     ------
@@ -126,7 +130,7 @@ class Overlaps:
         return np.concatenate((-self.a / self.p, teacher), axis=-1)
 
     def replica(self, i: int) -> Overlaps:
-        """The overlaps of one replica, without a replica axis."""
+        """The overlaps of one replica, without a replica axis; an IndexError if there is no such replica."""
         if self.replicas is None:
             raise ValueError("these overlaps have no replica axis; use them as they are.")
         i = index("replica", i, self.replicas, "replicas")
@@ -259,6 +263,13 @@ class Weights:
         Ones by default.
     a_star : array_like, shape (k,), optional
         Ones by default.
+
+    Attributes
+    ----------
+    p, k, d : int
+        Widths of student and teacher, and input dimension.
+    replicas : int or None
+        Length of the leading axis of W and a; None without one.
 
     Raises
     ------
