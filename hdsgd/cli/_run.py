@@ -111,7 +111,7 @@ def add(commands: Commands) -> None:
     group.add_argument(
         "--method",
         choices=simulate_module.METHODS,
-        default=default(simulate, "method"),
+        default="overlaps",
         help="the chain of the overlaps (needs d >= p + k) or explicit weights (default: %(default)s)",
     )
     add_files(parser)
