@@ -13,6 +13,7 @@ from ._checks import callback, choice, real, time_grid
 from ._cone import feasible
 from ._dynamics import Dynamics
 from ._overlaps import Overlaps
+from ._paths import BLOW_UP
 from ._problem import Problem, check_start
 from ._solution import Exit, Solution, Status, stop_condition
 
@@ -23,7 +24,6 @@ Array = NDArray[np.float64]
 METHODS = ("auto", "DOP853", "RK45", "RK23", "Radau", "BDF", "LSODA")
 STIFF = "Radau"  # of scipy's stiff solvers the most accurate at tight tolerances; older LSODA is not safe in threads
 
-BLOW_UP = 1e10  # overlaps this many times the largest initial one are never reached by a run that learns
 GREW = 1e2  # a solver that gives up after this growth of the overlaps met a finite-time blow-up,
 RISK_GREW = 1e4  # and after this one of the risk: where it is of high degree, overlaps need not grow much
 FINEST = 1e-13  # relative tolerance: rounding errors are not much smaller

@@ -16,7 +16,7 @@ __all__ = ["BLOW_UP", "Paths", "Setup", "frame", "realise"]
 
 Array = NDArray[np.float64]
 
-BLOW_UP = 1e10  # a squared norm this many times the start's (or 1) is never reached by a run that learns
+BLOW_UP = 1e10  # overlaps this many times the start's (or 1) are never reached by a run that learns
 _RANK = 1e-12  # eigenvalues of P below this times the largest are rounding
 
 

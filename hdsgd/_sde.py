@@ -12,6 +12,7 @@ from ._checks import callback, fits, integer, real, time_grid
 from ._cone import feasible
 from ._dynamics import Dynamics
 from ._overlaps import Overlaps, ensemble, trusted
+from ._paths import BLOW_UP
 from ._problem import Problem, check_start
 from ._random import RNG, SDE, generators, master_seed
 from ._solution import Exit, Solution, Status, stop_condition
@@ -22,7 +23,6 @@ Array = NDArray[np.float64]
 
 BLOCK = 256  # steps drawn at once: part of each replica's stream, so changing it changes the paths
 MOST_STEPS = 10**9  # days of work for a single path
-BLOW_UP = 1e10  # overlaps this many times the largest initial one are never reached by a run that learns
 GREW = 2.0  # a negative norm after this growth is the end of a blow-up, before it a step that is too long
 
 

@@ -24,7 +24,6 @@ __all__ = ["simulate"]
 Array = NDArray[np.float64]
 
 METHODS = ("overlaps", "weights")
-BACKENDS = ("auto", "c", "numpy")
 MOST_STEPS = 2**53  # beyond it, step numbers and times are not exact
 
 
@@ -118,7 +117,7 @@ def simulate(
     if method is None:
         method = "weights" if isinstance(state, Weights) else "overlaps"
     method = choice("method", method, METHODS)
-    backend = choice("backend", backend, BACKENDS)
+    backend = choice("backend", backend, _kernel.BACKENDS)
     weights = state if isinstance(state, Weights) else None
     problem, start = check_start(problem, state.overlaps() if isinstance(state, Weights) else state)
     d = _dimension(d, start, weights, method)

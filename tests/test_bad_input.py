@@ -69,8 +69,11 @@ BAD = {
     "gamma as a list": (lambda: Problem(gamma=[0.1, 0.2]), "gamma must be a real number"),
     "spherical as text": (lambda: Problem(spherical="False"), "spherical must be True or False"),
     "a misspelt activation": (lambda: Problem("quadratik"), "quadratic"),
-    "code as an activation": (lambda: Problem("__import__('os').system('true')"), "."),
-    "an activation that is no text": (lambda: Problem(np.tanh), "."),
+    "code as an activation": (
+        lambda: Problem("__import__('os').system('true')"),
+        "is not part of a formula|unknown function",
+    ),
+    "an activation that is no text": (lambda: Problem(np.tanh), "a name or a formula such as"),
     "mini-batches": (lambda: Problem(batch_size=8), "not available in this version"),
     # the solvers
     "negative t_max": (lambda: hdsgd.solve_ode(problem(), start(), -1.0), "t_max must be finite and >= 0"),
