@@ -71,6 +71,13 @@ def lowest(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def benchmarks(session: nox.Session) -> None:
+    """The table of ratios; arguments after ``--`` are its options."""
+    session.install("-e", ".[plot]")
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(default=False)
 def review(session: nox.Session) -> None:
     """The Scientific Python community's checks of a repository."""
     session.install("repo-review[cli]", "sp-repo-review")

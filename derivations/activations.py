@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Builtin:
-    """A named activation: its formula in the language of :mod:`.parse`, and the papers that study it."""
+    """A named activation: its formula in the canonical spelling of :mod:`.parse`, and the papers that study it."""
 
     name: str
     formula: str
@@ -16,11 +16,11 @@ class Builtin:
 BUILTINS: dict[str, Builtin] = {
     entry.name: entry
     for entry in (
-        Builtin("erf", "erf(x/sqrt(2))", "Saad & Solla 1995; Veiga et al. 2022, arXiv:2202.00293"),
-        Builtin("quadratic", "x**2", "phase retrieval: Arnaboldi et al. 2023, arXiv:2305.18502"),
-        Builtin("he2", "x**2 - 1", "second Hermite polynomial: information exponent 2"),
-        Builtin("he3", "x**3 - 3*x", "third Hermite polynomial: information exponent 3"),
-        Builtin("cubic", "x**3", "the monomial of degree 3"),
+        Builtin("erf", "erf(x / sqrt(2))", "Saad & Solla 1995; Veiga et al. 2022, arXiv:2202.00293"),
+        Builtin("quadratic", "x ** 2", "phase retrieval: Arnaboldi et al. 2023, arXiv:2305.18502"),
+        Builtin("he2", "x ** 2 - 1", "second Hermite polynomial: information exponent 2"),
+        Builtin("he3", "x ** 3 - 3 * x", "third Hermite polynomial: information exponent 3"),
+        Builtin("cubic", "x ** 3", "the monomial of degree 3"),
         Builtin("linear", "x", "linear regression"),
         Builtin("relu", "relu(x)", "rectifier; its kernel is the arc-cosine kernel of order 1"),
         Builtin("leaky_relu", "leaky_relu(x, 0.01)", "rectifier with slope 0.01 on the left"),
@@ -32,6 +32,6 @@ BUILTINS: dict[str, Builtin] = {
         Builtin("sin", "sin(x)", "a wave"),
         Builtin("cos", "cos(x)", "a wave, even"),
         Builtin("exp", "exp(x)", "exponential growth"),
-        Builtin("gaussian", "exp(-x**2/2)", "a bump"),
+        Builtin("gaussian", "exp(-x ** 2 / 2)", "a bump"),
     )
 }

@@ -1,8 +1,8 @@
 """Functions that appear in derived programs beside the elementary ones.
 
-Each is a SymPy function that stays unevaluated, with its meaning in numpy here (also used by mpmath, through
-:data:`MPMATH`) and in C in the emitted text.  They make kinked activations safe where variables coincide: a variance
-that vanishes under conditioning leaves a sign without direction, whose average over both sides is zero.
+Each is a SymPy function that stays unevaluated, with its meaning in numpy and in C here, as text that is emitted, and
+in mpmath in :mod:`.exact`.  They make kinked activations safe where variables coincide: a variance that vanishes under
+conditioning leaves a sign without direction, whose average over both sides is zero.
 
 ======================  =======================================================================================
 positive(v)             max(v, 0): a variance that rounding made negative
@@ -12,19 +12,26 @@ density(v)              1/sqrt(2πv), or 0 where v = 0: the density of a centred
 signsign(c, u, v)       asin(c/sqrt(uv)) by atan2, 0 where u or v is 0: (π/2) E[sign sign]
 foursigns(c12, …, v4)   E[sign sign sign sign] from six covariances and four variances (Plackett's integral)
 ======================  =======================================================================================
+
+Those of signs beside exponentials and waves are in :mod:`.waves`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Set
 from functools import cache
 from typing import Any
 
 import mpmath
 import sympy
 
+from .waves import PLAIN_C, PLAIN_NUMPY, WAVES, WAVES_DUAL, WAVES_NUMPY, waves_c
+
 ROUNDING = 1e-14  # conditional variances below this fraction are rounding
-_STEP, _SIDE = 0.14, 28  # tanh-sinh rule of foursigns: 1e-15 for ordinary covariances, robust at degenerate ones
+_STEP, _SIDE = 0.14, 28  # tanh-sinh rule of foursigns: 1e-15 for ordinary covariances; half the step near degeneracy
+_COARSE = 2 * _SIDE + 1
+_GAUSS = (8, 16, 24)  # nodes of the Gauss-Legendre rules for ordinary covariances, in whole vectors
 
 
 class positive(sympy.Function):  # type: ignore[misc]
@@ -69,7 +76,9 @@ class foursigns(sympy.Function):  # type: ignore[misc]
     is_real = True
 
 
-FUNCTIONS = (positive, clean, share, density, signsign, foursigns)
+FUNCTIONS = (positive, clean, share, density, signsign, foursigns, *WAVES)
+NAMES = frozenset(function.__name__ for function in FUNCTIONS)
+_WAVE_NAMES = frozenset(function.__name__ for function in WAVES)
 
 #: first-order numbers a + τb: the covariance plus an infinitesimal independent part τ of each variable, which gives a
 #: direction to signs that have none where variables coincide
@@ -152,15 +161,26 @@ def signsign(c, u, v):
     return np.where((u > 0.0) & (v > 0.0), angle, 0.0)
 """,
     "foursigns": f'''
-_k = {_STEP}*np.arange(-{_SIDE}, {_SIDE} + 1)
+_k = {_STEP}*np.concatenate([np.arange(-{_SIDE}, {_SIDE} + 1), np.arange(-{_SIDE}, {_SIDE}) + 0.5])
 _T, _S = 1.0/(1.0 + np.exp(-np.pi*np.sinh(_k))), 1.0/(1.0 + np.exp(np.pi*np.sinh(_k)))
 _W = {_STEP}*np.pi*np.cosh(_k)*_T*_S
 
 
-def _term(x, kl, kj, il, ra, rb, det, t, s):
+def _term(x, kl, kj, il, ra, rb, t, s):
+    # conditional covariances by elimination: determinants expanded in t would cancel where variables nearly coincide
     D = (s + (1.0 - np.abs(x))*t)*(1.0 + np.abs(x)*t)
-    N = D*t*kl - (ra*t*il + t*kj*rb - t*x*(ra*rb + t*t*kj*il))
-    return x/np.sqrt(D)*np.arctan2(N, np.sqrt(D*det))
+    ki, li = t*(kj - ra*x), t*(il - rb*x)
+    A, B = (1.0 - ra)*(1.0 + ra)*D - ki*ki, (1.0 - rb)*(1.0 + rb)*D - li*li
+    N = D*t*(kl - ra*il) - ki*(rb - x*t*t*il)
+    return x/np.sqrt(D)*np.arctan2(N, np.sqrt(np.maximum(A*B - N*N, 0.0)))
+
+
+def _path(ra, ac, ad, bc, bd, rb, nodes):
+    total = np.zeros(ra.shape)
+    for t, s, w in zip(_T[nodes], _S[nodes], _W[nodes]):
+        total += w*(_term(ac, bd, bc, ad, ra, rb, t, s) + _term(ad, bc, bd, ac, ra, rb, t, s))
+        total += w*(_term(bc, ad, ac, bd, ra, rb, t, s) + _term(bd, ac, ad, bc, ra, rb, t, s))
+    return total
 
 
 def _foursigns_dual(*entries):
@@ -180,6 +200,7 @@ def foursigns(c12, c13, c14, c23, c24, c34, v1, v2, v3, v4):
     if isinstance(c12, Dual):
         return _foursigns_dual(c12, c13, c14, c23, c24, c34, v1, v2, v3, v4)
     cov = np.stack(np.broadcast_arrays(c12, c13, c14, c23, c24, c34, v1, v2, v3, v4)).astype(float)
+    shape, cov = cov.shape[1:], cov.reshape(10, -1)
     var = cov[6:]
     safe = np.where(var > 0.0, var, 1.0)
     first, second = [0, 0, 0, 1, 1, 2], [1, 2, 3, 2, 3, 3]
@@ -191,20 +212,18 @@ def foursigns(c12, c13, c14, c23, c24, c34, v1, v2, v3, v4):
     # the pairing whose cross correlations are smallest: (12)(34), (13)(24) or (14)(23), brought to (ab)(cd)
     orders = np.array([[0, 1, 2, 3, 4, 5], [1, 0, 2, 3, 5, 4], [2, 1, 0, 5, 4, 3]])
     worst = np.stack([np.abs(r[order[1:5]]).max(axis=0) for order in orders])
-    ra, ac, ad, bc, bd, rb = np.take_along_axis(
-        np.stack([r[order] for order in orders], axis=1), worst.argmin(axis=0)[None, None], axis=1
-    )[:, 0]
+    r = np.take_along_axis(np.stack([r[order] for order in orders], axis=1), worst.argmin(axis=0)[None, None], axis=1)
+    ra, ac, ad, bc, bd, rb = r = r[:, 0]
     q = ac*ac + ad*ad + bc*bc + bd*bd - 2.0*ra*(ac*bc + ad*bd) - 2.0*rb*(ac*ad + bc*bd)
     q = q + 2.0*ra*rb*(ad*bc + ac*bd)
     m, base = (ac*bd - ad*bc)**2, (1.0 - ra*ra)*(1.0 - rb*rb)
-    total = np.zeros(ra.shape)
-    for t, s, w in zip(_T, _S, _W):
-        det = np.maximum(base - t*t*q + t*t*t*t*m, 0.0)
-        total += w*(_term(ac, bd, bc, ad, ra, rb, det, t, s) + _term(ad, bc, bd, ac, ra, rb, det, t, s))
-        total += w*(_term(bc, ad, ac, bd, ra, rb, det, t, s) + _term(bd, ac, ad, bc, ra, rb, det, t, s))
+    total = _path(*r, slice({_COARSE}))
+    near = (base - q + m < 0.1*base) | (worst.min(axis=0) > 0.9)  # a singularity close to the path: twice the nodes
+    if near.any():
+        total[near] = 0.5*(total[near] + _path(*r[:, near], slice({_COARSE}, None)))
     value = (2.0/np.pi)**2*(np.arcsin(ra)*np.arcsin(rb) + total)
     value = np.where(np.abs(tied) > 1.0 - 1e-15, coincident, value)
-    return np.where((var > 0.0).all(axis=0), value, 0.0)
+    return np.where((var > 0.0).all(axis=0), value, 0.0).reshape(shape)
 ''',
 }
 
@@ -230,6 +249,28 @@ static inline double signsign(double c, double u, double v)
 }
 """,
     "foursigns": """
+/* The path integral over the nodes from first to last, by conditional covariances of all four pairs. */
+static double foursigns_path(const double *r, const int *o, int first, int last)
+{
+    const double ra = r[o[0]], ac = r[o[1]], ad = r[o[2]], bc = r[o[3]], bd = r[o[4]], rb = r[o[5]];
+    const double a = (1.0 - ra)*(1.0 + ra), b = (1.0 - rb)*(1.0 + rb);
+    const double x[4] = {ac, ad, bc, bd}, kl[4] = {bd, bc, ad, ac}, kj[4] = {bc, bd, ac, ad}, il[4] = {ad, ac, bd, bc};
+    double total = 0.0;
+    for (int i = 0; i < 4; i++) {
+        const double xi = x[i], size = fabs(xi), ili = il[i];
+        const double k_i = kj[i] - ra*xi, l_i = ili - rb*xi, kli = kl[i] - ra*ili;
+        double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+        for (int k = first; k < last; k++) {
+            const double t = node_t[k], D = (node_s[k] + (1.0 - size)*t)*(1.0 + size*t), u = t*k_i, v = t*l_i;
+            const double N = D*t*kli - u*(rb - xi*t*t*ili), rest = (a*D - u*u)*(b*D - v*v) - N*N;
+            sum += node_w[k]/sqrt(D)*atan2(N, sqrt(rest > 0.0 ? rest : 0.0));
+        }
+        total += xi*sum;
+    }
+    return total;
+}
+
 static double foursigns(double c12, double c13, double c14, double c23, double c24, double c34,
                         double v1, double v2, double v3, double v4)
 {
@@ -255,19 +296,17 @@ static double foursigns(double c12, double c13, double c14, double c23, double c
     const double q = ac*ac + ad*ad + bc*bc + bd*bd - 2.0*ra*(ac*bc + ad*bd) - 2.0*rb*(ac*ad + bc*bd)
                      + 2.0*ra*rb*(ad*bc + ac*bd);
     const double m = (ac*bd - ad*bc)*(ac*bd - ad*bc), base = (1.0 - ra*ra)*(1.0 - rb*rb);
-    const double x[4] = {ac, ad, bc, bd}, kl[4] = {bd, bc, ad, ac}, kj[4] = {bc, bd, ac, ad}, il[4] = {ad, ac, bd, bc};
-    double total = 0.0;
-    for (int i = 0; i < 4; i++) {
-        const double xi = x[i], size = fabs(xi), kli = kl[i], kji = kj[i], ili = il[i];
-        double sum = 0.0;
-#pragma omp simd reduction(+ : sum)
-        for (int k = 0; k < NODES; k++) {
-            const double t = node_t[k], t2 = t*t, rest = base - t2*q + t2*t2*m, det = rest > 0.0 ? rest : 0.0;
-            const double D = (node_s[k] + (1.0 - size)*t)*(1.0 + size*t);
-            const double N = D*t*kli - (ra*t*ili + t*kji*rb - t*xi*(ra*rb + t2*kji*ili));
-            sum += node_w[k]/sqrt(D)*atan2(N, sqrt(D*det));
-        }
-        total += xi*sum;
+    /* every singularity is a real t beyond that of the determinant base - q t^2 + m t^4, whose zeros t^2 are real */
+    const double root = q*q - 4.0*m*base, zero = 2.0*base/(q + sqrt(root > 0.0 ? root : 0.0));
+    double total;
+    if (zero > GAUSS_REACH) {
+        int rule = 0;
+        while (zero < gauss_zero[rule]) rule++;
+        total = foursigns_path(r, o, gauss_first[rule], gauss_first[rule + 1]);
+    } else {
+        total = foursigns_path(r, o, 0, COARSE);
+        if (base - q + m < 0.1*base || worst[best] > 0.9) /* a singularity close to the path: twice the nodes */
+            total = 0.5*(total + foursigns_path(r, o, COARSE, NODES));
     }
     return 0.4052847345693511*(asin(ra)*asin(rb) + total);
 }
@@ -275,16 +314,45 @@ static double foursigns(double c12, double c13, double c14, double c23, double c
 }
 
 
+def _gauss_legendre(count: int) -> Iterator[tuple[Any, Any]]:
+    """Yield nodes in (-1, 1) and weights of the Gauss-Legendre rule: the same digits on every machine."""
+    with mpmath.workdps(30):
+        for i in range(count):
+            x = mpmath.cos(mpmath.pi * (i + 0.75) / (count + 0.5))
+            for _ in range(8):  # Newton's method for the Legendre polynomial
+                before, value = mpmath.mpf(1), x
+                for n in range(2, count + 1):
+                    before, value = value, ((2 * n - 1) * x * value - (n - 1) * before) / n
+                slope = count * (x * value - before) / (x**2 - 1)
+                x -= value / slope
+            yield x, 2 / ((1 - x**2) * slope**2)
+
+
 def c_nodes() -> str:
-    """Return C arrays of the tanh-sinh nodes t, of 1 - t, and of the weights."""
-    steps = [_STEP * k for k in range(-_SIDE, _SIDE + 1)]
+    """Return C arrays of the nodes t, of 1 - t, and of the weights.
+
+    First the tanh-sinh rule, its midpoints, then Gauss-Legendre rules for singularities at t² beyond a bound: the error
+    of n nodes is ρ^(-2n), where ρ = z + √(z² − 1), z = 2t − 1 at the singularity.
+    """
+    steps = [_STEP * k for k in (*range(-_SIDE, _SIDE + 1), *(i + 0.5 for i in range(-_SIDE, _SIDE)))]
     t = [1 / (1 + math.exp(-math.pi * math.sinh(k))) for k in steps]
     s = [1 / (1 + math.exp(math.pi * math.sinh(k))) for k in steps]
     w = [_STEP * math.pi * math.cosh(k) * x * y for k, x, y in zip(steps, t, s, strict=True)]
-    text = f"enum {{ NODES = {len(steps)} }};\n"
+    first, zeros = [len(steps)], []
+    for count in _GAUSS:
+        for node, weight in _gauss_legendre(count):
+            t.append(float((1 + node) / 2))
+            s.append(float((1 - node) / 2))
+            w.append(float(weight / 2))
+        first.append(len(t))
+        zeros.append((0.5 + math.cosh(math.log(10) * 8 / count) / 2) ** 2)  # an error of 1e-16
+    text = f"enum {{ COARSE = {_COARSE}, NODES = {len(steps)} }};\n"
+    text += f"#define GAUSS_REACH {zeros[-1]:.3f}\n"
+    text += f"static const double gauss_zero[] = {{{', '.join(f'{zero:.3f}' for zero in zeros)}}};\n"
+    text += f"static const int gauss_first[] = {{{', '.join(map(str, first))}}};\n"
     for name, values in (("t", t), ("s", s), ("w", w)):
         rows = [", ".join(f"{value:.17g}" for value in values[i : i + 4]) for i in range(0, len(values), 4)]
-        text += f"static const double node_{name}[NODES] = {{\n    " + ",\n    ".join(rows) + "};\n"
+        text += f"static const double node_{name}[] = {{\n    " + ",\n    ".join(rows) + "};\n"
     return text
 
 
@@ -300,6 +368,8 @@ static inline dual dual_inverse(dual x) { return dual_of(1.0/x.a, -x.b/(x.a*x.a)
 static inline dual dual_sqrt(dual x) { return dual_of(sqrt(x.a), 0.0); } /* of weights, the value is enough */
 static inline dual dual_asin(dual x) { return dual_of(asin1(x.a), 0.0); }
 static inline dual dual_exp(dual x) { return dual_of(exp(x.a), 0.0); }
+static inline dual dual_cos(dual x) { return dual_of(cos(x.a), 0.0); }
+static inline dual dual_sin(dual x) { return dual_of(sin(x.a), 0.0); }
 static inline dual dual_positive(dual v) { return dual_of(positive(v.a), v.b); }
 static inline dual dual_clean(dual v, dual s) { return dual_of(clean(v.a, s.a), v.b); }
 static inline dual dual_density(dual v) { return dual_of(density(v.a), 0.0); }
@@ -344,68 +414,37 @@ static dual dual_foursigns(dual c12, dual c13, dual c14, dual c23, dual c24, dua
 """
 
 
+#: what needs no first-order numbers, and none of the others
+_PLAIN_NUMPY = {"positive": "\n\ndef positive(v):\n    return np.maximum(v, 0.0)\n", **PLAIN_NUMPY}
+_PLAIN_C = {"positive": C_SOURCE["positive"], **PLAIN_C}
+
+
+def numpy_text(used: Set[str]) -> str:
+    """Return numpy text that defines the functions used; it needs ``np`` and, of waves, ``erf`` and ``dawsn``."""
+    if used <= _PLAIN_NUMPY.keys():
+        return "".join(_PLAIN_NUMPY[name] for name in sorted(used))
+    return DUAL_SOURCE + "\n".join(NUMPY_SOURCE.values()) + (WAVES_NUMPY if used & _WAVE_NAMES else "")
+
+
+def c_text(used: Set[str]) -> str:
+    """Return C text that defines the functions used, but for those of four variables."""
+    if used <= _PLAIN_C.keys():
+        return "".join(_PLAIN_C[name] for name in sorted(used))
+    kinked = "".join(text for name, text in C_SOURCE.items() if name != "foursigns")  # they call one another
+    return kinked + ("".join(PLAIN_C.values()) + waves_c() if used & _WAVE_NAMES else "")
+
+
+def c_dual_text(used: Set[str]) -> str:
+    """Return C text of first-order numbers and the functions on them; goes after that of the functions."""
+    return C_DUAL + (WAVES_DUAL if used & _WAVE_NAMES else "")
+
+
 @cache
 def numpy_namespace() -> dict[str, Any]:
     """Return the functions for numpy, from the text that is emitted."""
     import numpy as np
+    from scipy.special import dawsn, erf
 
-    scope: dict[str, Any] = {"np": np}
-    for text in (DUAL_SOURCE, *NUMPY_SOURCE.values()):
-        exec(text, scope)  # our own text
-    return {name: scope[name] for name in ("Dual", *NUMPY_SOURCE)}
-
-
-def _mp_clean(v: Any, s: Any) -> Any:
-    return v if v > mpmath.mpf(10) ** (4 - mpmath.mp.dps) * s else mpmath.mpf(0)
-
-
-def _mp_signsign(c: Any, u: Any, v: Any) -> Any:
-    if u <= 0 or v <= 0:
-        return mpmath.mpf(0)
-    return mpmath.atan2(c, mpmath.sqrt(max(u * v - c * c, mpmath.mpf(0))))
-
-
-def _mp_foursigns(*entries: Any) -> Any:
-    """The same path integral by mpmath's adaptive quadrature, along the first pairing."""
-    c12, c13, c14, c23, c24, c34, *variances = entries
-    if min(variances) <= 0:
-        return mpmath.mpf(0)
-    cov = {(0, 1): c12, (0, 2): c13, (0, 3): c14, (1, 2): c23, (1, 3): c24, (2, 3): c34}
-    r = {pair: value / mpmath.sqrt(variances[pair[0]] * variances[pair[1]]) for pair, value in cov.items()}
-    r = {pair: max(min(value, mpmath.mpf(1)), mpmath.mpf(-1)) for pair, value in r.items()}
-
-    def at(i: int, j: int, t: Any) -> Any:
-        if i == j:
-            return mpmath.mpf(1)
-        pair = (min(i, j), max(i, j))
-        return r[pair] * (1 if pair in ((0, 1), (2, 3)) else t)
-
-    def slope(t: Any) -> Any:
-        total = mpmath.mpf(0)
-        for i, k in ((0, 1), (1, 0)):
-            for j, l in ((2, 3), (3, 2)):
-                x = at(i, j, t)
-                room = 1 - x**2
-                if room <= 0:
-                    continue
-
-                def conditional(u: int, v: int, i: int = i, j: int = j, x: Any = x, room: Any = room) -> Any:
-                    ui, uj, vi, vj = at(u, i, t), at(u, j, t), at(v, i, t), at(v, j, t)
-                    return at(u, v, t) - (ui * vi + uj * vj - x * (ui * vj + uj * vi)) / room
-
-                angle = _mp_signsign(conditional(k, l), conditional(k, k), conditional(l, l))
-                total += at(i, j, mpmath.mpf(1)) / mpmath.sqrt(room) * angle
-        return total
-
-    path = mpmath.quad(slope, [0, 0.5, 0.9, 0.99, 1])
-    return (2 / mpmath.pi) ** 2 * (mpmath.asin(r[0, 1]) * mpmath.asin(r[2, 3]) + path)
-
-
-MPMATH: dict[str, Any] = {
-    "positive": lambda v: max(v, mpmath.mpf(0)),
-    "clean": _mp_clean,
-    "share": lambda c, v: c / v if v > 0 else mpmath.mpf(0),
-    "density": lambda v: 1 / mpmath.sqrt(2 * mpmath.pi * v) if v > 0 else mpmath.mpf(0),
-    "signsign": _mp_signsign,
-    "foursigns": _mp_foursigns,
-}
+    scope: dict[str, Any] = {"np": np, "erf": erf, "dawsn": dawsn}
+    exec(numpy_text(NAMES), scope)  # our own text
+    return {name: scope[name] for name in ("Dual", *sorted(NAMES))}

@@ -21,9 +21,9 @@ Sources: Saad & Solla 1995; Goldt et al. 2019, arXiv:1906.08632; Veiga et al. 20
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import sympy
 from sympy import Expr, S, Symbol
@@ -63,6 +63,9 @@ BLOCKS: dict[str, tuple[str, ...]] = {
 #: the fourth power of the error makes the diffusion of higher polynomials too long to be useful as a formula
 MAX_DIFFUSION_DEGREE = 4
 
+#: four signs are Plackett's integral; more have no rule
+MAX_SIGNS = 4
+
 
 def derive(name: str, activations: tuple[AtomSum, ...], kind: str | None = None) -> Program:
     """Derive one expectation: ``kind`` is a key of :data:`FACTORS` (by default the first two letters of ``name``)."""
@@ -74,6 +77,16 @@ def derive(name: str, activations: tuple[AtomSum, ...], kind: str | None = None)
             factor = factor.derivative()
         factors.append(factor)
     return Derivation(len(orders)).program(name, factors)
+
+
+def _signs(atoms: AtomSum) -> int:
+    """Return the largest number of erfs and kinks in one term."""
+    return max((len(kind.kappas) + kind.sign for kind, _ in atoms.terms), default=0)
+
+
+@cache
+def _derived(name: str, formulas: tuple[str, ...]) -> Program:
+    return derive(name, tuple(from_formula(formula) for formula in formulas))
 
 
 @dataclass(frozen=True)
@@ -103,8 +116,28 @@ class KernelPrograms:
         NotClosed
             If one of them has no closed form; the message says which.
         """
+        return self.derive()
+
+    def derive(self, step: Callable[[], object] = lambda: None) -> dict[str, Program]:
+        """Return the expectations; ``step`` is called after each, while they are derived one after another."""
         _ = self.pointwise  # refuses a student that jumps
-        return {name: self._derive(name, letters) for name, letters in self.blocks().items()}
+        self._count_signs()
+        found = {}
+        for name, letters in self.blocks().items():
+            found[name] = self._derive(name, letters)
+            step()
+        return found
+
+    def _count_signs(self) -> None:
+        """Refuse at once what the longest expectation has no rule for: each erf and each kink is a sign there."""
+        student = from_formula(self.student)
+        for formula in dict.fromkeys((self.student, self.teacher)):
+            signs = 2 * (_signs(student.derivative()) + _signs(from_formula(formula)))
+            if signs > MAX_SIGNS:
+                raise NotClosed(
+                    f"I4 of the student {self.student} and teacher {self.teacher}: "
+                    f"the expectation of {signs} signs has no closed form"
+                )
 
     def blocks(self) -> dict[str, tuple[str, ...]]:
         """Return the names of the expectations and the activations (s or t) of their factors."""
@@ -118,7 +151,7 @@ class KernelPrograms:
 
     def _derive(self, name: str, letters: tuple[str, ...]) -> Program:
         try:
-            return derive(name, tuple(from_formula(self.formula(letter)) for letter in letters))
+            return _derived(name, tuple(self.formula(letter) for letter in letters))
         except NotClosed as reason:
             raise NotClosed(f"{name} of the student {self.student} and teacher {self.teacher}: {reason}") from None
 

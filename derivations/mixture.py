@@ -24,7 +24,7 @@ from .atoms import NotClosed
 from .kernels import BLOCKS, FACTORS, KernelPrograms
 from .parse import normalise, to_sympy, variable
 
-TERMS = 10
+TERMS = 11
 BASE = "erf(x / sqrt(2))"
 _FIRST, _LAST = 0.30, 2.11  # range of κ from which the fit starts
 _NODES, _REACH, _STEPS = 160, 10.0, 12

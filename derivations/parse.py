@@ -4,7 +4,7 @@ Input
     A formula in one variable ``x`` written by a user, such as ``"x*erf(x/sqrt(2))"``.
 Output
     :func:`normalise`: the same formula in a canonical spelling (no SymPy needed);
-    :func:`to_sympy`: its SymPy expression.
+    :func:`to_sympy`: its SymPy expression; :mod:`.spell` goes the other way.
 
 Nothing is ever evaluated: the text goes through :mod:`ast`, every node is checked against a whitelist, and the SymPy
 objects are built by hand.  Length, nesting, degree and literals are bounded, so that no text can take long either.
@@ -44,7 +44,7 @@ def _quote(text: str) -> str:
     return repr(shown)
 
 
-def _names() -> str:
+def names() -> str:
     return ", ".join([*sorted((*FUNCTIONS, *FUNCTIONS_2)), "he<n>"])
 
 
@@ -89,7 +89,7 @@ def _check(node: ast.AST, depth: int = 0) -> _Size:
         case ast.Name(id="pi"):
             return _Size(digits=1)
         case ast.Name(id=name):
-            raise FormulaError(f"unknown name {_quote(name)}: the variable is x and the functions are {_names()}")
+            raise FormulaError(f"unknown name {_quote(name)}: the variable is x and the functions are {names()}")
         case ast.UnaryOp(op=ast.UAdd() | ast.USub(), operand=operand):
             return _check(operand, depth + 1)
         case ast.BinOp(left=base, op=ast.Pow(), right=exponent):
@@ -110,7 +110,7 @@ def _check(node: ast.AST, depth: int = 0) -> _Size:
             return _check_call(name, arguments, depth)
         case _:
             raise FormulaError(
-                f"{type(node).__name__} is not part of a formula: use numbers, x, + - * / **, and {_names()}"
+                f"{type(node).__name__} is not part of a formula: use numbers, x, + - * / **, and {names()}"
             )
 
 
@@ -127,7 +127,7 @@ def _check_number(value: object) -> _Size:
 def _check_call(name: str, arguments: list[ast.expr], depth: int) -> _Size:
     hermite = _HERMITE.match(name)
     if hermite is None and name not in (*FUNCTIONS, *FUNCTIONS_2):
-        raise FormulaError(f"unknown function {_quote(name)}: the functions are {_names()}")
+        raise FormulaError(f"unknown function {_quote(name)}: the functions are {names()}")
     if name in FUNCTIONS_2:
         if len(arguments) != 2:
             raise FormulaError(f"{name} takes two arguments, such as {name}(x, 0.1)")
@@ -145,7 +145,7 @@ def _check_call(name: str, arguments: list[ast.expr], depth: int) -> _Size:
         raise FormulaError("sqrt is for numbers, such as sqrt(2): a root of x has no closed Gaussian expectation")
     if name in ("abs", "relu", "gelu"):
         return inner * _Size(terms=2)
-    return _Size(degree=0, digits=inner.digits)
+    return _Size(digits=inner.digits, terms=2 if name in ("cos", "normcdf", "sigmoid", "sin") else 1)
 
 
 def _has_variable(node: ast.AST) -> bool:
@@ -184,7 +184,10 @@ def normalise(text: str) -> str:
     TypeError
         If it is not a string.
     """
-    return ast.unparse(_tree(text))
+    spelled = ast.unparse(_tree(text))
+    if len(spelled) > MAX_LENGTH:  # it will be read again
+        raise FormulaError(f"the formula has {len(spelled)} characters with its spaces: at most {MAX_LENGTH} are read")
+    return spelled
 
 
 def to_sympy(text: str) -> Any:

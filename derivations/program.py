@@ -16,7 +16,8 @@ from typing import Any
 import sympy
 from sympy import Expr, Symbol
 
-from .functions import MPMATH, numpy_namespace, share, signsign
+from .exact import MPMATH
+from .functions import numpy_namespace, share, signsign
 
 
 def covariance_symbol(i: int, j: int) -> Symbol:

@@ -3,40 +3,40 @@
 Input
     The programs of a kernel and the formulas they were derived from.
 Output
-    :class:`Certificate` for each program: the worst error over random covariances; :class:`VerificationError` on a
-    mismatch, so that nothing wrong is ever emitted.
+    :class:`Certificate` for each program: the worst error over random covariances, distinct and coincident indices
+    alike; :class:`VerificationError` on a mismatch, so that nothing wrong is ever emitted.
 
-The reference is a tensor quadrature of the product of the activations (differentiated by SymPy, not by the atoms) in
-whitened coordinates: Gauss–Hermite, exact, for polynomials; the trapezoidal rule, which converges faster than any power
-of the step, for other analytic integrands; Gauss–Legendre on both sides of each kink otherwise.
-
-Errors are measured against max(|reference|, ∏ r.m.s. of factors):
-a relative error means nothing at a zero.
+The reference is the two-dimensional quadrature of :mod:`.oracle`.  Errors are measured against
+max(|reference|, ∏ r.m.s. of factors): a relative error means nothing at a zero.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import sympy
 
-from .atoms import from_formula
+from . import oracle
 from .kernels import FACTORS, KernelPrograms
-from .mixture import needs_mixture
+from .oracle import Draw, Factor
 from .parse import to_sympy, variable
 from .program import Program
 
 TOLERANCE = 1e-9
-SAMPLES = 2
-REFINE = 1.0  # how many times finer than what finds any mistake the quadrature is
+SAMPLES = 2  # covariances for each way in which indices can coincide
 _SEED = 20230518
+#: the functions in programs that integrate numerically
+_INTEGRALS = {
+    "foursigns": "Plackett integral",
+    "twosigns": "one-dimensional integral",
+    "threesigns": "one-dimensional integral",
+}
 
-#: where x_axis vanishes, of any shape, to nodes and weights with one more axis
-Rule: TypeAlias = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+Case: TypeAlias = tuple[Draw, tuple[int, ...]]  # a covariance, and the variable of each factor
 
 
 class VerificationError(ValueError):
@@ -54,19 +54,22 @@ class Certificate:
     error : float
         Worst error over the covariances, relative to max(|reference|, ∏ r.m.s. of the factors).
     covariances : int
-        Number of random covariances.
+        Number of random covariances, those with coincident indices included.
     operations : int
         Operations of the program.
+    route : str
+        How it is evaluated: ``closed form``, or the integral or mixture that it takes.
     """
 
     name: str
     error: float
     covariances: int
     operations: int
+    route: str
 
 
-def verify(programs: KernelPrograms) -> list[Certificate]:
-    """Check every expectation of a kernel at random covariances.
+def verify(programs: KernelPrograms, step: Callable[[], object] = lambda: None) -> list[Certificate]:
+    """Check every expectation of a kernel at random covariances; ``step`` is called after each.
 
     Raises
     ------
@@ -74,44 +77,91 @@ def verify(programs: KernelPrograms) -> list[Certificate]:
         If an error exceeds :data:`TOLERANCE`.
     """
     _check_diffusion(programs)
-    return [
-        check(program, tuple(programs.formula(letter) for letter in programs.blocks()[name]))
-        for name, program in programs.expectations.items()
-    ]
+    found = []
+    for name, program in programs.expectations.items():
+        found.append(check(program, tuple(programs.formula(letter) for letter in programs.blocks()[name])))
+        step()
+    return found
 
 
 def check(program: Program, formulas: tuple[str, ...], kind: str | None = None) -> Certificate:
     """Check one program, given the formula of the activation in each factor."""
-    return check_function(program.name, program.compile("numpy"), formulas, program.operations, kind)
+    compute = program.compile("numpy")
+    return check_function(program.name, compute, formulas, program.operations, kind, route_of(program))
+
+
+def route_of(program: Program) -> str:
+    """Return how a program is evaluated: ``closed form``, or the integrals that it takes."""
+    used = {
+        call.func.__name__
+        for expr in (*dict(program.lets).values(), program.result)
+        for call in expr.atoms(sympy.Function)
+    }
+    return (
+        " and ".join(dict.fromkeys(name for function, name in _INTEGRALS.items() if function in used)) or "closed form"
+    )
 
 
 def check_function(
-    title: str, compute: Callable[..., Any], formulas: tuple[str, ...], operations: int, kind: str | None = None
+    title: str,
+    compute: Callable[..., Any],
+    formulas: tuple[str, ...],
+    operations: int,
+    kind: str | None = None,
+    route: str = "closed form",
 ) -> Certificate:
     """Check a function of the covariance entries, given the formula of the activation in each factor."""
-    rng = np.random.default_rng(_SEED)
-    scale = 1 / max(1.0, _steepness(formulas))
-    name = kind or title[:2]
-    orders = FACTORS[name]
-    jump = any(order is not None and _jumps(formula, order) for formula, order in zip(formulas, orders, strict=True))
-    functions = [_function(formula, order) for formula, order in zip(formulas, orders, strict=True)]
-    rule = _rule(formulas, sum(order is None for order in orders) + jump, len(orders))
-    errors = []
-    for _ in range(SAMPLES):
-        covariance = scale * random_covariance(rng, len(orders))
-        value = compute(*covariance[np.triu_indices(len(orders))])
-        if jump:
-            reference, size = _by_parts(formulas, covariance, rule, name)
-        else:
-            reference, size = quadrature(functions, covariance, rule)
-        errors.append(abs(float(value) - reference) / (max(abs(reference), size) or 1.0))
-    worst = max(errors) if np.all(np.isfinite(errors)) else math.inf
+    factors = factors_of(kind or title[:2], formulas)
+    cases = list(random_cases(factors, np.random.default_rng(_SEED), SAMPLES))
+    worst = float(errors(compute, factors, cases).max())
     if not worst <= TOLERANCE:
         raise VerificationError(
             f"{title} of {', '.join(dict.fromkeys(formulas))} is off by {worst:.1e} from its quadrature: "
             "report this formula"
         )
-    return Certificate(title, worst, SAMPLES, operations)
+    return Certificate(title, worst, len(cases), operations, route)
+
+
+def factors_of(kind: str, formulas: Sequence[str]) -> tuple[Factor, ...]:
+    """Return the factors of an expectation: ``kind`` is a key of :data:`FACTORS`."""
+    return tuple(oracle.factor(formula, order) for formula, order in zip(formulas, FACTORS[kind], strict=True))
+
+
+def random_cases(
+    factors: Sequence[Factor], rng: np.random.Generator, samples: int, *, least: float = 0.25
+) -> Iterator[Case]:
+    """Draw covariances for each way in which the variables of the factors can coincide, all distinct ones first.
+
+    Variances shrink with the steepness of the factors, so that none is a step at the scale of its variable.
+    """
+    scale = 1 / max(1.0, *(factor.steepness for factor in factors))
+    for places in coincidences(len(factors)):
+        if oracle.defined(factors, places):
+            for _ in range(samples):
+                yield oracle.draw(rng, len(factors), scale=scale, least=least), places
+
+
+def coincidences(count: int) -> list[tuple[int, ...]]:
+    """Return all ways to let ``count`` factors share variables: the variable of each, numbered as they appear."""
+    found: list[tuple[int, ...]] = [()]
+    for _ in range(count):
+        found = [(*places, u) for places in found for u in range(max(places, default=-1) + 2)]
+    return sorted(found, key=lambda places: -max(places))
+
+
+def errors(compute: Callable[..., Any], factors: Sequence[Factor], cases: Sequence[Case]) -> np.ndarray:
+    """Return the error of a float64 function of the covariance entries in each case; infinite where it is NaN."""
+    entries = np.array([where.entries(places) for where, places in cases]).T
+    values = np.broadcast_to(compute(*entries), len(cases))
+    found = np.array(
+        [
+            abs(value - reference)
+            / (max(abs(reference), oracle.size(factors, [where.entry(u, u) for u in places])) or 1.0)
+            for value, (where, places) in zip(values, cases, strict=True)
+            for reference in [oracle.expectation(factors, where, places)]
+        ]
+    )
+    return np.where(np.isfinite(found), found, math.inf)
 
 
 def _check_diffusion(programs: KernelPrograms) -> None:
@@ -150,95 +200,6 @@ def random_covariance(rng: np.random.Generator, size: int) -> np.ndarray:
     return np.asarray((covariance + covariance.T) / 2)  # symmetric to the last bit
 
 
-def quadrature(functions: Sequence[Callable[..., Any]], covariance: np.ndarray, rule: Rule) -> tuple[float, float]:
-    """Return E[∏ f_i(x_i)] by tensor quadrature, and the product of the r.m.s. values of the factors."""
-    factor = np.linalg.cholesky(covariance)
-    product = np.ones(())
-    field_of: list[np.ndarray] = [np.zeros(()) for _ in functions]
-    size = 1.0
-    for axis, function in enumerate(functions):
-        scale = factor[axis, axis]
-        nodes, weights = rule(-field_of[axis] / scale)  # x_axis = 0 lies there
-        for row in range(axis, len(functions)):
-            field_of[row] = field_of[row][..., None] + factor[row, axis] * nodes
-        product = product[..., None] * weights * function(field_of[axis])
-        own, own_weights = rule(np.zeros(()))
-        size *= math.sqrt(
-            own_weights @ np.broadcast_to(function(math.sqrt(covariance[axis, axis]) * own), own.shape) ** 2
-        )
-    return float(product.sum()), size
-
-
-def _rule(formulas: tuple[str, ...], linear_factors: int, slots: int) -> Rule:
-    """Return nodes and weights of the standard Gaussian on one axis, given where the field of that axis vanishes."""
-    step = 0.28 if any(needs_mixture(formula) for formula in formulas) else 0.5  # tanh is analytic in a strip only
-    sums = [from_formula(_stand_in(formula)) for formula in formulas]
-    degree = sum(max(len(polynomial) - 1 for _, polynomial in atoms.terms) for atoms in sums) + linear_factors
-    if any(kind.sign for atoms in sums for kind, _ in atoms.terms):
-        return _split_rule(degree, round(REFINE * (24 if slots > 3 else 40)))
-    if all(atoms.is_polynomial for atoms in sums):
-        nodes, weights = np.polynomial.hermite_e.hermegauss(max(degree, max(2 * degree // len(sums), 1)) + 1)
-        weights = weights / math.sqrt(2 * math.pi)
-    else:
-        step /= REFINE
-        growth = sum(max(float(sympy.re(kind.beta)) for kind, _ in atoms.terms) for atoms in sums)
-        reach = math.ceil((7.5 + 0.8 * math.sqrt(degree) + growth) / step)
-        nodes = step * np.arange(-reach, reach + 1)
-        weights = step * np.exp(-(nodes**2) / 2) / math.sqrt(2 * math.pi)
-    return lambda kink: (nodes, weights)
-
-
-def _stand_in(formula: str) -> str:
-    """Return a formula of the same kind that has atoms."""
-    return "erf(x)" if needs_mixture(formula) else formula
-
-
-def _split_rule(degree: int, count: int) -> Rule:
-    """Gauss–Legendre on both sides of the kink: what is integrated is analytic on each, and so is what comes out."""
-    reach = 7.0 + 0.6 * math.sqrt(degree)
-    unit, share = np.polynomial.legendre.leggauss(count)
-    unit, share = (unit + 1) / 2, share / 2
-
-    def rule(kink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        middle = np.clip(kink, -reach, reach)[..., None]
-        left, right = middle + reach, reach - middle
-        nodes = np.concatenate((-reach + left * unit, middle + right * unit), axis=-1)
-        weights = np.concatenate((left * share, right * share), axis=-1)
-        return nodes, weights * np.exp(-(nodes**2) / 2) / math.sqrt(2 * math.pi)
-
-    return rule
-
-
-def _function(formula: str, order: int | None) -> Callable[..., Any]:
+def _function(formula: str, order: int) -> Callable[..., Any]:
     x = variable()
-    expression = x if order is None else sympy.diff(to_sympy(formula), x, order)
-    expression = expression.replace(sympy.DiracDelta, lambda *_: sympy.S.Zero)  # jumps are dealt with by parts
-    return sympy.lambdify(x, expression, ["scipy", "numpy"])  # type: ignore[no-any-return]
-
-
-def _jumps(formula: str, order: int) -> bool:
-    """Whether the derivative of some order below ``order`` jumps at x = 0, so that this one has a Dirac delta."""
-    x = variable()
-    expression = sympy.diff(to_sympy(formula), x, order - 1) if order else sympy.S.Zero
-    expression = expression.replace(sympy.DiracDelta, lambda *_: sympy.S.Zero)
-    return bool(order) and bool(sympy.limit(expression, x, 0, "+") != sympy.limit(expression, x, 0, "-"))
-
-
-def _by_parts(formulas: tuple[str, ...], covariance: np.ndarray, rule: Rule, name: str) -> tuple[float, float]:
-    """Return E[σ'φ'] or E[σ''φ] without any delta, from E[x_i σ'(x1) φ(x2)] = C_i1 E[σ''φ] + C_i2 E[σ'φ']."""
-    slope, other = _function(formulas[0], 1), _function(formulas[1], 0)
-    left = [
-        quadrature([lambda x: x * slope(x), other], covariance, rule),
-        quadrature([slope, lambda x: x * other(x)], covariance, rule),
-    ]
-    second, first = np.linalg.solve(covariance, [value for value, _ in left])
-    return float(first if name == "J2" else second), max(size for _, size in left)
-
-
-def _steepness(formulas: tuple[str, ...]) -> float:
-    """Return the largest 2κ² or α: covariances are scaled so that the integrands stay smooth on the grid."""
-    rates = [1.0]
-    for formula in formulas:
-        for kind, _ in from_formula(_stand_in(formula)).terms:
-            rates += [float(kind.alpha), float(abs(kind.beta) ** 2), *(float(2 * kappa**2) for kappa in kind.kappas)]
-    return max(rates)
+    return sympy.lambdify(x, sympy.diff(to_sympy(formula), x, order), "numpy")  # type: ignore[no-any-return]

@@ -13,6 +13,11 @@ Examples
 True
 """
 
+from . import _signals
+
+if _signals.is_program():
+    _signals.guard()
+
 from pathlib import Path as _Path
 
 if not (
@@ -27,37 +32,53 @@ from ._activation import Activation, activation
 from ._compiler import CompilerError
 from ._dynamics import Drift, Dynamics
 from ._errors import BackendWarning
-from ._expectations import Report, generate, integral
+from ._expectations import Certificate, Report, generate, integral
 from ._experiment import EscapeResult, escape_experiment
+from ._fixed_points import FixedPoint, fixed_point
 from ._ode import solve_ode
 from ._overlaps import Overlaps, Weights
+from ._plateau import Plateau, plateau
 from ._problem import Problem
+from ._scaling import Scaling, scaling
 from ._sde import solve_sde
 from ._simulate import simulate
 from ._solution import Exit, Solution, Status, load
+from ._sweep import Sweep, sweep
+
+if _signals.is_program():
+    _signals.release()
 
 __all__ = [
     "Activation",
     "BackendWarning",
+    "Certificate",
     "CompilerError",
     "Drift",
     "Dynamics",
     "EscapeResult",
     "Exit",
+    "FixedPoint",
     "Overlaps",
+    "Plateau",
     "Problem",
     "Report",
+    "Scaling",
     "Solution",
     "Status",
+    "Sweep",
     "Weights",
     "__version__",
     "activation",
     "escape",
     "escape_experiment",
+    "fixed_point",
     "generate",
     "integral",
     "load",
+    "plateau",
+    "scaling",
     "simulate",
     "solve_ode",
     "solve_sde",
+    "sweep",
 ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from dataclasses import dataclass
+from typing import Any
 
 from . import _bridge
 
@@ -49,35 +51,51 @@ class Activation:
     def __str__(self) -> str:
         return self.name if self.name == self.formula else f"{self.name}: {self.formula}"
 
+    def _repr_latex_(self) -> str:
+        """The formula in notebooks."""
+        return rf"$\sigma(x) = {_bridge.latex(self.formula)}$"
 
-def activation(spec: str | Activation) -> Activation:
-    """Return the activation that a built-in name or a formula stands for.
+
+def activation(spec: str | Activation | Any) -> Activation:
+    """Return the activation that a built-in name, a formula or a SymPy expression stands for.
 
     Parameters
     ----------
-    spec : str or Activation
-        A built-in name (``"erf"``, ``"quadratic"``, …), a name saved by :func:`generate`, or a formula in ``x``.
+    spec : str, Activation or SymPy expression
+        A built-in name (``"erf"``, ``"quadratic"``, …), a name saved by :func:`generate`, a formula in ``x``, or a
+        SymPy expression in one symbol of any name (``Abs``, ``Max``, ``Min``, ``Heaviside`` and ``Piecewise``, too).
 
     Raises
     ------
     ValueError
-        If it is neither; a near miss of a built-in name is suggested.
+        If it is none of these; a near miss of a built-in name is suggested.
+    TypeError
+        If it is of another type.
+
+    Examples
+    --------
+    >>> import hdsgd, sympy
+    >>> z = sympy.Symbol("z")
+    >>> hdsgd.activation(sympy.erf(z) + z**3 / 10).formula
+    '1 / 10 * x ** 3 + erf(x)'
     """
     if isinstance(spec, Activation):
         return spec
     if not isinstance(spec, str):
+        sympy = sys.modules.get("sympy")  # who has an expression has imported it
+        if sympy is not None and isinstance(spec, sympy.Expr):
+            return Activation(_bridge.spell(spec))
         raise TypeError(f"an activation is a name or a formula such as 'x**2', not {type(spec).__name__}")
-    known = _bridge.builtins()
     name = spec.strip()
-    if _NAME.match(name) and name not in known and name != "x":
-        known = {**known, **_bridge.saved_names()}
-    if name in known:
-        return Activation(known[name], name)
-    if _NAME.match(name) and name != "x":
-        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known names are {', '.join(known)}"
-        raise ValueError(f"unknown activation {name!r}: {hint} (a formula is written in x, such as 'x**2 - 1')")
-    return Activation(spec)
+    if not _NAME.match(name) or name == "x":
+        return Activation(spec)
+    formula = _bridge.builtins().get(name) or _bridge.saved_formula(name)
+    if formula is not None:
+        return Activation(formula, name)
+    known = {**_bridge.builtins(), **_bridge.saved_names()}
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known names are {', '.join(known)}"
+    raise ValueError(f"unknown activation {name!r}: {hint} (a formula is written in x, such as 'x**2 - 1')")
 
 
 def _builtin_names() -> dict[str, str]:

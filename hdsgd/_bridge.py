@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,27 @@ from ._compiler import cache_dir, private_folder
 
 @cache
 def builtins() -> dict[str, str]:
-    """Return the formulas of the built-in activations by name."""
+    """Return the formulas of the built-in activations by name, in canonical spelling."""
     from .derivations.activations import BUILTINS
 
-    return {name: normalise(entry.formula) for name, entry in BUILTINS.items()}
+    return {name: entry.formula for name, entry in BUILTINS.items()}
 
 
 @cache
 def normalise(formula: str) -> str:
     """Return a formula in canonical spelling; raises ValueError with the remedy if it is none."""
+    if formula in builtins().values():
+        return formula
     from .derivations.parse import normalise as checked
 
     return str(checked(formula))
+
+
+def spell(expression: Any) -> str:
+    """Return the formula of a SymPy expression; raises ValueError if it is none."""
+    from .derivations.spell import spell as spelled
+
+    return str(spelled(expression))
 
 
 def generated_dir() -> Path:
@@ -70,7 +79,7 @@ def store(folder: Path, rendered: Any) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
     try:
-        write(building, rendered)
+        write(building, rendered.files)
         building.replace(folder)
     except OSError:
         if not (folder / "manifest.json").is_file():  # otherwise another process was first
@@ -97,17 +106,52 @@ def _key(student: str, teacher: str) -> str:
     return hashlib.sha256(_version() + f"{student}\n{teacher}".encode()).hexdigest()[:32]
 
 
-def generate(student: str, teacher: str, out: Path | None) -> tuple[Any, Path]:
-    """Derive and verify a pair and write its files to ``out`` or the user cache; return them and the folder."""
-    from .derivations.generate import render, write
+def generate(
+    student: str,
+    teacher: str,
+    *,
+    out: Path | None = None,
+    stem: str = "",
+    common: str = "",
+    certify: bool = False,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[Any, Any, Path]:
+    """Derive and verify a pair and write its files to the user cache, and for use elsewhere to ``out``.
 
-    rendered = render(student, teacher)
-    if out is not None:
-        write(out, rendered)
-        return rendered, out
+    Returns what was rendered, what `certify` found (or None), and the folder.
+    """
+    from .derivations import generate as derivation
+
+    first = 0.2 if certify else 1.0  # of the time, roughly
+    rendered = derivation.render(student, teacher, progress=_part(progress, 0.0, first))
+    certification = None
+    if certify:
+        from .derivations.certify import certify as certified
+
+        functions = derivation.functions(rendered.files["kernel.py"])
+        certification = certified(student, teacher, functions, progress=_part(progress, first, 1.0))
     folder = _kernels() / _key(student, teacher)
     store(folder, rendered)
-    return rendered, folder
+    if out is not None:
+        folder = out
+        _place(out, derivation.standalone(rendered, stem, common))
+    return rendered, certification, folder
+
+
+def _part(progress: Callable[[float], None] | None, start: float, end: float) -> Callable[[float], None] | None:
+    """The report of a part of the work, given that of the whole."""
+    return None if progress is None else lambda fraction: progress(start + fraction * (end - start))
+
+
+def _place(folder: Path, files: Mapping[str, str]) -> None:
+    """Write files into a folder of the user's, each of them whole or not at all."""
+    from .derivations.generate import write
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as building:
+        write(Path(building), files)
+        for name in files:
+            (Path(building) / name).replace(folder / name)
 
 
 def generate_builtins(*, check: bool, progress: Callable[[float], None] | None = None) -> list[str]:
@@ -122,7 +166,7 @@ def generate_builtins(*, check: bool, progress: Callable[[float], None] | None =
         if check:
             found += derivation.drift(root / name, rendered)
         else:
-            derivation.write(root / name, rendered)
+            derivation.write(root / name, rendered.files)
             found.append(f"{root / name}")
     if check:
         extra = {entry.name for entry in root.iterdir() if entry.is_dir() and entry.name != "__pycache__"} - set(
@@ -152,24 +196,35 @@ def document(student: str, teacher: str, style: str) -> str:
     return str(written(student, teacher, style))
 
 
+def latex(formula: str) -> str:
+    """Return the LaTeX of a formula."""
+    from .derivations.document import formula_tex
+
+    return str(formula_tex(formula))
+
+
 def _names() -> Path:
     return private_folder("names")
 
 
 def saved_names() -> dict[str, str]:
     """Return the formulas that the user saved by name."""
-    found = {}
-    for path in sorted(_names().glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            found[path.stem] = normalise(json.loads(path.read_text(encoding="utf-8"))["formula"])
-    return found
+    found = ((path.stem, saved_formula(path.stem)) for path in sorted(_names().glob("*.json")))
+    return {name: formula for name, formula in found if formula is not None}
+
+
+def saved_formula(name: str) -> str | None:
+    """Return the formula that the user saved by a name, or None if there is none that can be read."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return normalise(json.loads((_names() / f"{name}.json").read_text(encoding="utf-8"))["formula"])
+    return None
 
 
 def check_name(name: str, formula: str) -> None:
     """Refuse a name that stands for something else, or could not be kept; raises ValueError."""
-    for known in (builtins(), saved_names()):
-        if known.get(name, formula) != formula:
-            raise ValueError(f"the name {name!r} already stands for {known[name]}: choose another name")
+    known = builtins().get(name) or saved_formula(name)
+    if known not in (None, formula):
+        raise ValueError(f"the name {name!r} already stands for {known}: choose another name")
     from .derivations.parse import is_word
 
     if not name or is_word(name):
@@ -183,5 +238,8 @@ def save_name(name: str, formula: str) -> None:
     folder = _names()
     folder.mkdir(parents=True, exist_ok=True)
     building = folder / f".{name}-{os.getpid()}"
-    building.write_text(json.dumps({"formula": formula}) + "\n", encoding="utf-8")
-    building.replace(folder / f"{name}.json")
+    try:
+        building.write_text(json.dumps({"formula": formula}) + "\n", encoding="utf-8")
+        building.replace(folder / f"{name}.json")
+    finally:
+        building.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -198,6 +199,34 @@ def _open(path: Path) -> ctypes.CDLL:
         raise _BuildError(f"the compiled object does not load: {error}") from None
 
 
+def _run(command: list[str], folder: Path) -> tuple[int, str]:
+    """Run a command to its end, and return its exit code and what it said.
+
+    Not by ``subprocess.run``, which answers Ctrl-C only after waiting for the command a while.
+    """
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # its children end with it
+        )
+        end = time.monotonic() + _BUILD_SECONDS
+        try:
+            while process.poll() is None:
+                if time.monotonic() > end:
+                    raise TimeoutError
+                time.sleep(0.002)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    return process.returncode, (folder / "log").read_text(encoding="utf-8", errors="replace")
+
+
 def _build(source: str, toolchain: _Toolchain, flags: _FlagSet, target: Path) -> None:
     """Compile `source` to `target`, in a temporary folder beside it."""
     try:
@@ -206,22 +235,13 @@ def _build(source: str, toolchain: _Toolchain, flags: _FlagSet, target: Path) ->
         raise _BuildError(f"{target.parent} cannot be written: {error.strerror}") from None
     try:
         (folder / "kernel.c").write_text(source, encoding="utf-8")
-        done = subprocess.run(
-            [*toolchain.command, *flags.compile, "-o", "kernel.so", "kernel.c", *flags.link],
-            cwd=folder,
-            env={**os.environ, "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_BUILD_SECONDS,
-            check=False,
-        )
-        if done.returncode != 0:
-            lines = [line.strip() for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
-            said = next((line for line in lines if "error" in line), lines[-1] if lines else f"exit {done.returncode}")
-            raise _BuildError(f"{toolchain.command[0]} says: {said[:300]}")
+        code, said = _run([*toolchain.command, *flags.compile, "-o", "kernel.so", "kernel.c", *flags.link], folder)
+        if code != 0:
+            lines = [line.strip() for line in said.splitlines() if line.strip()]
+            reason = next((line for line in lines if "error" in line), lines[-1] if lines else f"exit {code}")
+            raise _BuildError(f"{toolchain.command[0]} says: {reason[:300]}")
         (folder / "kernel.so").replace(target)
-    except subprocess.TimeoutExpired:
+    except TimeoutError:
         raise _BuildError(f"{toolchain.command[0]} took more than {_BUILD_SECONDS:.0f} s") from None
     except OSError as error:
         raise _BuildError(f"building in {target.parent} failed: {error}") from None

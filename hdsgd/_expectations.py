@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _activation, _bridge
+from . import _activation, _bridge, _kernel
 from ._activation import Activation
-from ._checks import array, choice
+from ._checks import array, boolean, callback, choice
 from ._kernel import Array, evaluate
 
 #: number of Gaussian variables of each expectation
@@ -89,8 +90,34 @@ def _covariance(C: ArrayLike, size: int) -> Array:
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """How one expectation was derived and verified.
+
+    Attributes
+    ----------
+    name : str
+        Such as ``I4``, or ``I4_st`` with the student (s) and the teacher (t) in the last factors.
+    route : str
+        ``closed form``, ``one-dimensional integral``, ``Plackett integral`` (of four signs), or the mixture that stands
+        in for the activation, with its error.
+    operations : int
+        Arithmetic operations and function calls of its program.
+    error : float
+        Worst error against independent quadrature, relative to max(\\|reference\\|, product of the factors' r.m.s.).
+    covariances : int
+        Number of random covariances at which it was compared.
+    """
+
+    name: str
+    route: str
+    operations: int
+    error: float
+    covariances: int
+
+
+@dataclass(frozen=True, repr=False)
 class Report:
-    """What :func:`generate` did.
+    """What :func:`generate` did; it prints itself.
 
     Attributes
     ----------
@@ -99,35 +126,61 @@ class Report:
     folder : Path
         Where the files are.
     route : str
-        ``closed form``, or the mixture that stands in for the activation, with its error.
-    errors : dict
-        Worst error of each expectation against independent quadrature at random covariances, relative to
-        max(\\|reference\\|, product of the factors' r.m.s.).
-    operations : dict
-        Arithmetic operations of each program.
+        Those of all expectations, or the mixture that stands in for the activation, with its error.
+    certificates : tuple of Certificate
+        Route, operations and worst error of each expectation.
+    backend : str
+        ``c`` where the kernel was compiled and agrees with its numpy form, otherwise ``numpy``.
     seconds : float
-        Time that derivation, verification and writing took.
+        Time that all of it took, from the formula to the compiled kernel.
+    certification : object or None
+        With ``certify=True``: 20-digit quadrature and adversarial covariances; ``print`` it.
     """
 
     student: Activation
     teacher: Activation
     folder: Path
     route: str
-    errors: dict[str, float]
-    operations: dict[str, int]
+    certificates: tuple[Certificate, ...]
+    backend: str
     seconds: float
+    certification: Any = None
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Worst error of each expectation."""
+        return {one.name: one.error for one in self.certificates}
+
+    @property
+    def operations(self) -> dict[str, int]:
+        """Operations of each program."""
+        return {one.name: one.operations for one in self.certificates}
+
+    @property
+    def routes(self) -> dict[str, str]:
+        """Route of each expectation."""
+        return {one.name: one.route for one in self.certificates}
 
     def __str__(self) -> str:
-        lines = [f"student {self.student}", f"teacher {self.teacher}", ""]
-        lines.append(f"{'expectation':<12} {'operations':>10} {'worst error':>12}")
-        for name, error in self.errors.items():
-            lines.append(f"{name:<12} {self.operations[name]:>10} {error:>12.1e}")
+        width = max(len("route"), *(len(one.route) for one in self.certificates))
+        lines = [f"student      {self.student}", f"teacher      {self.teacher}", f"route        {self.route}", ""]
+        lines.append(f"{'expectation':<12} {'route':<{width}} {'operations':>10} {'worst error':>12}")
+        for one in self.certificates:
+            lines.append(f"{one.name:<12} {one.route:<{width}} {one.operations:>10} {one.error:>12.1e}")
+        count = min(one.covariances for one in self.certificates)
         lines += [
             "",
-            f"route: {self.route}",
-            f"verified against independent quadrature; written to {self.folder} in {self.seconds:.2f} s",
+            f"verified against independent quadrature at {count} random covariances or more",
+            f"written to {self.folder}; {_BACKENDS[self.backend]}; {self.seconds:.2f} s",
         ]
+        if self.certification is not None:
+            lines += ["", str(self.certification)]
         return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+_BACKENDS = {"c": "compiled, and the same as numpy", "numpy": "not compiled: the numpy backend serves it"}
 
 
 def generate(
@@ -136,30 +189,42 @@ def generate(
     *,
     name: str | None = None,
     out: str | Path | None = None,
+    certify: bool = False,
+    progress: Callable[[float], None] | None = None,
 ) -> Report:
-    """Derive, verify and write the kernel of an activation, or of a student-teacher pair.
+    """Derive, verify, write and compile the kernel of an activation, or of a student-teacher pair.
 
     Parameters
     ----------
-    activation : str or Activation
-        A built-in name or a formula in ``x``.
-    teacher_activation : str or Activation, optional
+    activation : str, Activation or SymPy expression
+        A built-in or saved name, or a formula in ``x``.
+    teacher_activation : str, Activation or SymPy expression, optional
         The teacher's, where it differs.
     name : str, optional
         A name under which the activation is known from then on, as in ``Problem(activation=name)``.
     out : path, optional
-        Folder for the generated files; by default the user cache, where every solver finds them.
+        Folder for a numpy module and a C file with its header that work without hdsgd, called ``hdsgd_<name>`` or
+        ``hdsgd_kernel``; their first lines tell how to use them.
+    certify : bool
+        Also compare with quadrature in 20 digits and at adversarial covariances (nearly singular, large norms), which
+        can take minutes.
+    progress : callable, optional
+        Called with the fraction done, from time to time.
 
     Returns
     -------
     Report
-        Errors against independent quadrature, operation counts and the time taken; ``print`` it.
+        Route, operations and errors of each expectation, and the time taken; ``print`` it.
 
     Raises
     ------
     ValueError
         If the formula cannot be read or an expectation has no closed form (nothing is written then), or the name is
         taken.
+
+    Notes
+    -----
+    The kernel goes to the user cache, where every solver finds it.
 
     Examples
     --------
@@ -169,21 +234,36 @@ def generate(
     True
     """
     start = time.perf_counter()
+    boolean("certify", certify)
+    callback("progress", progress)
     student = _activation.activation(activation)
     teacher = student if teacher_activation is None else _activation.activation(teacher_activation)
     if name is not None:
+        named = Activation(student.formula, name)
         _bridge.check_name(name, student.formula)
-        student_named = Activation(student.formula, name)
-    rendered, folder = _bridge.generate(student.formula, teacher.formula, None if out is None else Path(out))
+        student, teacher = named, named if teacher.formula == named.formula else teacher
+    rendered, certification, folder = _bridge.generate(
+        student.formula,
+        teacher.formula,
+        out=None if out is None else Path(out),
+        stem=f"hdsgd_{name or 'kernel'}",
+        common=_kernel._source("common.h"),
+        certify=certify,
+        progress=progress,
+    )
+    backend = _kernel.load(student, teacher, "auto").backend
     if name is not None:
         _bridge.save_name(name, student.formula)
-        student, teacher = student_named, student_named if teacher == student else teacher
+    certificates = (
+        Certificate(one.name, one.route, one.operations, one.error, one.covariances) for one in rendered.certificates
+    )
     return Report(
         student,
         teacher,
         folder,
         rendered.route,
-        {certificate.name: certificate.error for certificate in rendered.certificates},
-        {certificate.name: certificate.operations for certificate in rendered.certificates},
+        tuple(certificates),
+        backend,
         time.perf_counter() - start,
+        certification,
     )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _simulate_c, escape
+from . import _retrieval, _simulate_c, escape
 from ._checks import callback, integer, real
 from ._dynamics import Dynamics
 from ._escape_result import EscapeResult, Row
@@ -134,15 +134,11 @@ def escape_experiment(
         return lambda fraction: report(begin + (end - begin) * fraction)
 
     exit_times: dict[str, Array] = {}
-    missing = _no_diffusion(problem, first, backend)
     options: dict[str, Any] = {"d": d, "rng": seed, "backend": backend}
     stopped = {"replicas": None if fixed is None else replicas, "times": [0.0], "stop": Exit(T=T), **options}
-    if missing:
-        rows.append(Row("SDE (Euler, bridge)", math.nan, math.nan, starts, note=missing))
-    else:
-        sde = solve_sde(problem, many, t_max, dt=dt, progress=part(0.1, 0.4), **stopped)
-        exit_times["sde"] = np.asarray(sde.exit_time)
-        rows.append(_runs("SDE (Euler, bridge)", sde, starts, t_max))
+    sde = solve_sde(problem, many, t_max, dt=dt, progress=part(0.1, 0.4), **stopped)
+    exit_times["sde"] = np.asarray(sde.exit_time)
+    rows.append(_runs("SDE (Euler, bridge)", sde, starts, t_max))
     chain = simulate(problem, many, t_max, progress=part(0.4, 0.8), **stopped)
     exit_times["simulation"] = np.asarray(chain.exit_time)
     rows.append(_runs("exact simulation", chain, starts, t_max))
@@ -154,11 +150,9 @@ def escape_experiment(
     shown = min(t_max, 3.0 * typical)
     times, drawn = np.linspace(0.0, shown, 201), min(_DRAWN, replicas)
     sample = fixed if fixed is not None else Overlaps.random(p, 1, d, rng=seed, replicas=drawn)
-    sde_paths = None
-    if not missing:
-        sde_paths = solve_sde(
-            problem, sample, shown, dt=dt, replicas=drawn, times=times, progress=part(0.8, 0.9), **options
-        )
+    sde_paths = solve_sde(
+        problem, sample, shown, dt=dt, replicas=drawn, times=times, progress=part(0.8, 0.9), **options
+    )
     paths = simulate(problem, sample, shown, replicas=drawn, times=times, progress=part(0.9, 1.0), **options)
     report(1.0)
     return EscapeResult(
@@ -209,7 +203,7 @@ def _start(problem: Problem, start: object, p: int | None) -> tuple[Overlaps | N
 
 def _plain(state: Overlaps) -> bool:
     """Whether teacher and second layers are those of the formulas."""
-    return bool(abs(state.P[0, 0] - 1.0) <= escape.UNIT and np.all(state.a == 1.0) and np.all(state.a_star == 1.0))
+    return bool(abs(state.P[0, 0] - 1.0) <= _retrieval.UNIT and np.all(state.a == 1.0) and np.all(state.a_star == 1.0))
 
 
 def _horizon(problem: Problem, fixed: Overlaps | None, p: int, d: int, T: float) -> float:
@@ -235,15 +229,6 @@ def _horizon(problem: Problem, fixed: Overlaps | None, p: int, d: int, T: float)
         plateau = Overlaps(fixed.Q, small, fixed.P, fixed.a, fixed.a_star)
         grow = float(np.max(Dynamics(problem).drift(plateau).dM / np.where(small == 0.0, np.inf, small)))
     return exits + patience / grow if grow > 0.0 else _SETTLED + 3.0 * exits
-
-
-def _no_diffusion(problem: Problem, state: Overlaps, backend: str) -> str:
-    """Why there is no SDE for this student, if so."""
-    try:
-        Dynamics(problem, backend).diffusion(state)
-    except ValueError as reason:
-        return str(reason)
-    return ""
 
 
 def _deterministic(

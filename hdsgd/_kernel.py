@@ -24,6 +24,17 @@ _CSRC = Path(__file__).parent / "csrc"
 _CHUNK = 2_000_000  # numbers in the largest temporary of the numpy backend
 
 
+class CSystem(ctypes.Structure):
+    """The struct hdsgd_system of csrc/fields.c, field by field, and the arrays that it points at."""
+
+    arrays: tuple[Array, ...]
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("p", "k", "spherical")),
+        *((name, ctypes.c_double) for name in ("gamma", "Delta", "decay", "ratio")),
+        *((name, ctypes.c_void_p) for name in ("y", "P", "a", "a_star", "dy", "work")),
+    )
+
+
 class Kernel:
     """The fields of the dynamics for one pair of activations.
 
@@ -81,19 +92,21 @@ class Kernel:
         """C text of the risk from overlaps; goes after :attr:`pointwise_c`."""
         return self._text("pairs.h") + _source("risk.h")
 
+    @property
+    def fields_c(self) -> str:
+        """C text of risk, drift and noise; goes after common.h."""
+        return "\n".join((self.risk_c, _source("layout.h"), self._text("noise.c"), _source("fields.c")))
+
     @cached_property
     def library(self) -> ctypes.CDLL:
         """The compiled fields; raises CompilerError where no compiler works."""
-        parts = (_source("common.h"), self.risk_c, self._text("noise.c"), _source("fields.c"))
-        library = _compiler.load("\n".join(parts))
+        library = _compiler.load("\n".join((_source("common.h"), self.fields_c)))
         long, real, pointer = ctypes.c_long, ctypes.c_double, ctypes.c_void_p
         library.hdsgd_work.restype, library.hdsgd_work.argtypes = long, (long, long)
         library.hdsgd_fields.restype = None
-        library.hdsgd_fields.argtypes = (long, long, long, real, *(pointer,) * 9)
-        library.hdsgd_rhs.restype = None
-        library.hdsgd_rhs.argtypes = (long, long, real, real, ctypes.c_int, *(pointer,) * 6)
-        library.hdsgd_risk.restype = real
-        library.hdsgd_risk.argtypes = (long, long, ctypes.c_int, *(pointer,) * 5)
+        library.hdsgd_fields.argtypes = (long, long, long, real, *(pointer,) * 10)
+        library.hdsgd_rhs.restype, library.hdsgd_rhs.argtypes = None, (pointer,)
+        library.hdsgd_risk.restype, library.hdsgd_risk.argtypes = real, (pointer,)
         self._check(library)
         return library
 
@@ -112,6 +125,7 @@ class Kernel:
                 ("risk", reference.risk(*state)),
                 ("G", reference.gradients(*state)),
                 ("N", reference.noise(*state, 0.3)),
+                ("S", reference.output_gradients(*state)),
             ):
                 value = self._compiled(*state, 0.3, wanted, library)
                 if not np.abs(value - exact).max() <= 1e-9 * np.abs(exact).max() + 1e-13:
@@ -131,7 +145,7 @@ class Kernel:
         if self.backend == "c":
             return self._compiled(Q, M, P, a, a_star, 0.0, "risk")
         Omega, v = _omega(Q, M, P), _weights(a, a_star)
-        weighted = self._two_point("I2", Omega, Q.shape[-1]) @ v[:, :, None]
+        weighted = self.two_point("I2", Omega, Q.shape[-1]) @ v[:, :, None]
         return np.asarray(0.5 * (v[:, None, :] @ weighted)[:, 0, 0])
 
     def gradients(self, Q: Array, M: Array, P: Array, a: Array, a_star: Array) -> Array:
@@ -140,7 +154,7 @@ class Kernel:
             return self._compiled(Q, M, P, a, a_star, 0.0, "G")
         p = Q.shape[-1]
         Omega, v = _omega(Q, M, P), _weights(a, a_star)
-        first, second = self._two_point("J2", Omega, p), self._two_point("K2", Omega, p)
+        first, second = self.two_point("J2", Omega, p), self.two_point("K2", Omega, p)
         return np.asarray((second @ v[:, :, None]) * Omega[:, :p] + (first * v[:, None, :]) @ Omega)
 
     def noise(self, Q: Array, M: Array, P: Array, a: Array, a_star: Array, Delta: float) -> Array:
@@ -150,7 +164,7 @@ class Kernel:
         p = Q.shape[-1]
         Omega, v = _omega(Q, M, P), _weights(a, a_star)
         J, L = np.tril_indices(p)
-        sums = Delta * self._two_point("J2", Omega, p)[:, J, L]
+        sums = Delta * self.two_point("J2", Omega, p)[:, J, L]
         step = max(1, _CHUNK // (len(J) * Omega.shape[-1] ** 2))
         for start in range(0, len(Omega), step):
             rows = slice(start, start + step)
@@ -159,7 +173,14 @@ class Kernel:
         N[:, J, L] = N[:, L, J] = sums
         return N
 
-    def _two_point(self, name: str, Omega: Array, p: int) -> Array:
+    def output_gradients(self, Q: Array, M: Array, P: Array, a: Array, a_star: Array) -> Array:
+        """S_j = E[σ(u_j) e], shape (R, p)."""
+        if self.backend == "c":
+            return self._compiled(Q, M, P, a, a_star, 0.0, "S")
+        products = self.two_point("I2", _omega(Q, M, P), Q.shape[-1])[:, : Q.shape[-1]]
+        return np.asarray((products @ _weights(a, a_star)[:, :, None])[:, :, 0])
+
+    def two_point(self, name: str, Omega: Array, p: int) -> Array:
         """Apply a two-point function to units a (all for I2, students for J2 and K2) and b, shape (R, rows, n)."""
         n = Omega.shape[-1]
         rows = n if name == "I2" else p
@@ -219,12 +240,12 @@ class Kernel:
         library: ctypes.CDLL | None = None,
     ) -> Array:
         count, p, k = M.shape
-        shape = {"risk": (count,), "G": (count, p, p + k), "N": (count, p, p)}[wanted]
+        shape = {"risk": (count,), "G": (count, p, p + k), "N": (count, p, p), "S": (count, p)}[wanted]
         inputs = [np.ascontiguousarray(x, dtype=float) for x in (Q, M, P, a, a_star)]
         out = np.empty(shape)
         library = self.library if library is None else library
         work = np.empty(library.hdsgd_work(p, k))
-        targets = (out.ctypes.data if name == wanted else None for name in ("risk", "G", "N"))
+        targets = (out.ctypes.data if name == wanted else None for name in ("risk", "G", "N", "S"))
         library.hdsgd_fields(count, p, k, Delta, *(x.ctypes.data for x in inputs), *targets, work.ctypes.data)
         return out
 

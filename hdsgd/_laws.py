@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["chi_nodes", "converged", "mean_log_mu", "normal_mean", "sphere_nodes"]
+__all__ = ["chi_nodes", "converged", "exit_from_zero", "mean_log_mu", "normal_mean", "sphere_nodes"]
 
 Array = NDArray[np.float64]
 Rule = tuple[Array, Array]  # nodes and probability weights
@@ -56,6 +57,22 @@ def mean_log_mu(p: int, d: int) -> float:
     series = sum(float(poch(0.5, n) * poch(1.5 - d / 2.0, n) / poch(1.0, n)) * z**-n for n in range(8))
     phi[~near] = poch((d - 1) / 2.0, 0.5) * series / np.sqrt(z)
     return float(np.sum(np.exp(-s) - phi**p) / 16.0)
+
+
+def exit_from_zero(p: int, rate: float, noise: float, level: float) -> float:
+    """Mean first passage of |m|**2 through a level, from m = 0 in p dimensions, for dm = rate m dt + sqrt(noise) dB.
+
+    (level/(p noise)) 2F2(1, 1; 1 + p/2, 2; -x), x = rate level/noise, which is the integral of
+    y**(p-1) (1 - exp(-x (1 - y**2)))/(1 - y**2) over y in (0, 1), over the rate.
+    """
+    x = rate * level / noise
+    edge = np.append(1.0 - np.logspace(-14.0, 0.0, 15)[::-1], 1.0)  # the integrand turns where x (1 - y**2) is about 1
+    total = 0.0
+    for low, high in pairwise(edge):
+        gap, weights = _legendre(1.0 - high, 1.0 - low, 48)  # y = 1 - gap
+        rest = gap * (2.0 - gap)
+        total -= float(weights @ ((1.0 - gap) ** (p - 1) * np.expm1(-x * rest) / rest))
+    return total / rate
 
 
 def normal_mean(f: Callable[[float], float], mean: float, deviation: float, breaks: tuple[float, ...]) -> float:

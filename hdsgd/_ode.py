@@ -26,6 +26,7 @@ STIFF = "Radau"  # of scipy's stiff solvers the most accurate at tight tolerance
 
 GREW = 1e2  # a solver that gives up after this growth of the overlaps met a finite-time blow-up,
 RISK_GREW = 1e4  # and after this one of the risk: where it is of high degree, overlaps need not grow much
+LARGEST = 1e140  # of the first derivatives: the solvers square them
 FINEST = 1e-13  # relative tolerance: rounding errors are not much smaller
 INSIDE = (0.25, 0.5, 0.75)  # where a stop is tested within a step: the risk may dip below the level and return
 
@@ -52,7 +53,9 @@ def solve_ode(
     backend: str = "auto",
     progress: Callable[[float], None] | None = None,
 ) -> Solution:
-    """Solve the high-dimensional limit of SGD, d(Q, M)/dt = drift, from one start.
+    """Solve the high-dimensional limit of SGD, d(Q, M, a)/dt = drift, from one start.
+
+    The second layer a moves when ``problem.second_layer_ratio > 0``.
 
     Parameters
     ----------
@@ -67,7 +70,7 @@ def solve_ode(
     stop : Exit, optional
         Stop where the excess risk first passes this level, found as a root on the dense output.
     rtol, atol : float
-        Relative and absolute accuracy of Q and M along the trajectory (the local error is controlled to match);
+        Relative and absolute accuracy of Q, M and a along the trajectory (the local error is controlled to match);
         1e-13 <= rtol < 1.
     method : str
         "DOP853", "RK45", "RK23", "Radau", "BDF" or "LSODA" of scipy; "auto" is DOP853, changing to Radau where the
@@ -91,7 +94,7 @@ def solve_ode(
     Raises
     ------
     ValueError, TypeError
-        Arguments out of range, or a state with a replica axis.
+        Arguments out of range, a state with a replica axis, or derivatives too large for floating-point numbers.
 
     Notes
     -----
@@ -134,7 +137,12 @@ def solve_ode(
     )
     started = time.perf_counter()
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a blow-up is reported in the status
-        run.go(run.system.pack(state))
+        y = run.system.pack(state)
+        if not np.abs(run.system.rhs(0.0, y)).max() <= LARGEST:
+            raise ValueError(
+                f"the first derivatives are beyond {LARGEST:g} or overflow; decrease gamma, or the norms of the start."
+            )
+        run.go(y)
     return run.solution(problem, state, time.perf_counter() - started)
 
 
@@ -163,7 +171,7 @@ class _Run:
 
     def go(self, y: Array) -> None:
         """Integrate from y at time 0."""
-        level = None if self.stop is None else float(self.stop.threshold(max(self.system.risk(y), 0.0)))
+        level = None if self.stop is None else float(self.stop.threshold(self.system.risk(y)))
         self.size, self.risk0 = max(1.0, float(np.abs(y).max())), max(1.0, self.system.risk(y))
         self.limit = BLOW_UP * self.size
         if self.grid is None or self.grid[0] == 0.0:
@@ -267,13 +275,12 @@ class _Run:
         """Everything that was stored, as a Solution."""
         p, k, n = start.p, start.k, len(self.t)
         rows = [self.system.unpack(y) for y in self.y]
-        raw_Q = np.array([row[0] for row in rows]).reshape(n, p, p)
-        raw_M = np.array([row[1] for row in rows]).reshape(n, p, k)
+        shapes = ((n, p, p), (n, p, k), (n, p))
+        raw_Q, raw_M, a = (np.array([row[i] for row in rows]).reshape(shape) for i, shape in enumerate(shapes))
         Q, M = feasible(raw_Q, raw_M, start.P) if n else (raw_Q, raw_M)
         # Steps of finite accuracy leave the cone by about rtol: stored rows are moved back, to be able to start a run.
         shift = max(np.abs(Q - raw_Q).max(initial=0.0), np.abs(M - raw_M).max(initial=0.0))
-        a = np.broadcast_to(start.a, (n, p))
-        risk = np.maximum([self.system.risk(self.system.packed(q, m)) for q, m in zip(Q, M, strict=True)], 0.0)
+        risk = np.array([self.system.risk(self.system.packed(*row)) for row in zip(Q, M, a, strict=True)])
         stats: dict[str, Any] = {
             "steps": self.steps,
             "nfev": self.nfev,

@@ -16,6 +16,7 @@ __all__ = ["Overlaps", "Weights"]
 
 Array = NDArray[np.float64]
 
+PIECE = 2**20  # entries of weights that are worked on at once
 GENERATOR = 1024  # bytes of a replica's random number generator
 
 
@@ -160,11 +161,7 @@ class Overlaps:
         ValueError, TypeError
             As `Weights`.
         """
-        w = Weights(W, W_star, a, a_star)
-        Q = w.W @ np.swapaxes(w.W, -1, -2) / w.d
-        M = w.W @ w.W_star.T / w.d
-        P = w.W_star @ w.W_star.T / w.d
-        return trusted(symmetric(Q), M, symmetric(P), w.a, w.a_star)
+        return Weights(W, W_star, a, a_star).overlaps()
 
     @classmethod
     def random(
@@ -331,7 +328,15 @@ class Weights:
 
     def overlaps(self) -> Overlaps:
         """The order parameters of these weights."""
-        return Overlaps.from_weights(self.W, self.W_star, self.a, self.a_star)
+        p, k, d, W, W_star = self.p, self.k, self.d, self.W, self.W_star
+        Q, M, P = np.zeros((*W.shape[:-1], p)), np.zeros((*W.shape[:-1], k)), np.zeros((k, k))
+        columns = max(1, PIECE * d // (W.size + W_star.size))
+        for at in range(0, d, columns):  # a signal is seen between two of them
+            w, w_star = W[..., at : at + columns], W_star[:, at : at + columns]
+            Q += w @ np.swapaxes(w, -1, -2)
+            M += w @ w_star.T
+            P += w_star @ w_star.T
+        return trusted(symmetric(Q / d), M / d, symmetric(P / d), self.a, self.a_star)
 
     def __eq__(self, other: object) -> bool:
         return same_fields(self, other) if isinstance(other, Weights) else NotImplemented

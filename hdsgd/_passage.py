@@ -132,6 +132,7 @@ def _stationary(problem: Problem, state: Overlaps) -> bool:
     """Whether nothing moves: a small M counts by its relative rate, since it may still grow."""
     drift = Dynamics(problem).drift(state)
     still = np.all(np.abs(drift.dQ) <= STATIONARY * np.maximum(np.abs(state.Q), 1.0))
+    still &= np.all(np.abs(drift.da) <= STATIONARY * np.maximum(np.abs(state.a), 1.0))
     return bool(still and np.all(np.abs(drift.dM) <= STATIONARY * np.abs(state.M)))
 
 

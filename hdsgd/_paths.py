@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._kernel import Kernel
+from ._overlaps import PIECE
 from ._solution import Exit
 
-__all__ = ["BLOW_UP", "Paths", "Setup", "frame", "realise"]
+__all__ = ["BLOW_UP", "Paths", "Setup", "copies", "frame", "realise"]
 
 Array = NDArray[np.float64]
 
@@ -36,6 +37,9 @@ class Setup:
     store: NDArray[np.int64]
     rate: float  # time of one step, gamma/(p d)
     noise: float  # sqrt(Delta)
+    batch: int  # fresh samples per step
+    decay: float  # eta of the weight decay: W is multiplied by 1 - eta*rate in every step
+    ratio: float  # gamma_a / gamma; 0: the second layer is fixed
     spherical: bool
     stop: Exit | None
     Q: Array
@@ -61,6 +65,9 @@ class Paths:
         count, rows, p, k = setup.replicas, setup.store.size, setup.p, setup.k
         self.Q = np.full((count, rows, p, p), np.nan)
         self.M = np.full((count, rows, p, k), np.nan)
+        # the start's, to be overwritten where the second layer is trained
+        self.a = np.repeat(np.broadcast_to(setup.a, (count, p))[:, None], rows, axis=1)
+        self.last_a = np.array(np.broadcast_to(setup.a, (count, p)))
         self.risk = np.full((count, rows), np.nan)
         # where each replica stopped: at its exit or at the end
         self.last_Q = np.full((count, p, p), np.nan)
@@ -71,17 +78,24 @@ class Paths:
         self.W: Array | None = None
 
 
-def frame(Q: Array, M: Array, P: Array) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def frame(Q: Array, M: Array, P: Array, d: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Coordinates of teachers and students in orthonormal frames: P = L L^T, M = B L^T, Q = B B^T + C C^T.
 
     Parameters
     ----------
     Q, M, P : ndarray, shapes (R, p, p), (R, p, k), (k, k)
+    d : int
+        Dimension of the space that the weights are in.
 
     Returns
     -------
-    L, B, C : ndarray, shapes (k, r), (R, p, r), (R, p, p)
-        r is the rank of P; C is lower triangular. Singular Omega is allowed.
+    L, B, C : ndarray, shapes (k, r), (R, p, r), (R, p, min(p, d - r))
+        r is the rank of P; C is lower triangular if it is square. Singular Omega is allowed.
+
+    Raises
+    ------
+    ValueError
+        If the overlaps need more than d dimensions.
     """
     values, vectors = np.linalg.eigh(P)
     if values[0] > _RANK * values[-1]:
@@ -94,6 +108,14 @@ def frame(Q: Array, M: Array, P: Array) -> tuple[NDArray[Any], NDArray[Any], NDA
     rest = Q - B @ np.swapaxes(B, -1, -2)
     values, vectors = np.linalg.eigh((rest + np.swapaxes(rest, -1, -2)) / 2)
     factor = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
+    r, p = L.shape[1], Q.shape[-1]
+    if d - r < p:  # students in general position need r + p dimensions; these may need less
+        scale = np.trace(Q, axis1=-2, axis2=-1) + np.trace(P)
+        if d < r or np.any(np.maximum(values, 0.0)[..., : p + r - d].sum(axis=-1) > 1e-10 * scale):
+            raise ValueError(
+                f"no weights in d = {d} dimensions have these overlaps; start from hdsgd.Weights, or increase d."
+            )
+        return L, B, factor[..., p + r - d :]
     C = np.swapaxes(np.linalg.qr(np.swapaxes(factor, -1, -2), mode="r"), -1, -2)
     return L, B, np.tril(C)
 
@@ -110,19 +132,45 @@ def realise(Q: Array, M: Array, P: Array, d: int, rng: np.random.Generator, *, s
     ValueError
         If the overlaps need more than d dimensions.
     """
-    L, B, C = frame(Q, M, P)
-    r, p = L.shape[1], Q.shape[-1]
-    free = min(p, d - r)
-    if free < p:  # students in general position need r + p dimensions; these may need less
-        values, vectors = np.linalg.eigh(C @ np.swapaxes(C, -1, -2))
-        scale = np.trace(Q, axis1=-2, axis2=-1) + np.trace(P)
-        if free < 0 or np.any(values[..., : p - free].sum(axis=-1) > 1e-10 * scale):
-            raise ValueError(
-                f"no weights in d = {d} dimensions have these overlaps; start from hdsgd.Weights, or increase d."
-            )
-        C = (vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :])[..., p - free :]
-    axes = np.linalg.qr(rng.standard_normal((d, r + free)))[0].T * np.sqrt(d)
-    W = B @ axes[:r] + C @ axes[r:]
+    L, B, C = frame(Q, M, P, d)
+    r = L.shape[1]
+    axes = _axes(r + C.shape[-1], d, rng)
+    W, W_star = np.empty((*Q.shape[:-1], d)), np.empty((P.shape[0], d))
+    for piece in _pieces(d, Q.shape[0] * Q.shape[-1]):
+        W[..., piece] = B @ axes[:r, piece] + C @ axes[r:, piece]
+        W_star[:, piece] = L @ axes[:r, piece]
     if spherical:
-        W *= np.sqrt(d) / np.linalg.norm(W, axis=-1, keepdims=True)
-    return W, L @ axes[:r]
+        for rows in W:
+            for row in rows:
+                row *= np.sqrt(d) / np.linalg.norm(row)
+    return W, W_star
+
+
+def copies(W: Array, replicas: int) -> Array:
+    """Weights (1 or R, p, d) as a new array (R, p, d)."""
+    out = np.empty((replicas, *W.shape[1:]))
+    for piece in _pieces(W.shape[2], replicas * W.shape[1]):
+        out[..., piece] = W[..., piece]
+    return out
+
+
+def _pieces(d: int, rows: int) -> list[slice]:
+    """Slices of d columns that take some milliseconds: a signal is seen between two of them."""
+    step = max(1, PIECE // max(1, rows))
+    return [slice(at, at + step) for at in range(0, d, step)]
+
+
+def _axes(n: int, d: int, rng: np.random.Generator) -> Array:
+    """Uniformly random orthogonal rows of norm sqrt(d), shape (n, d)."""
+    axes, pieces = np.empty((n, d)), _pieces(d, n)
+    for piece in pieces:
+        axes[:, piece] = rng.standard_normal(axes[:, piece].shape)
+    for _ in range(2):  # the polar factor; the second time removes the rounding of the first
+        gram = np.zeros((n, n))
+        for piece in pieces:
+            gram += axes[:, piece] @ axes[:, piece].T
+        values, vectors = np.linalg.eigh(gram / d)
+        root = (vectors / np.sqrt(values)) @ vectors.T
+        for piece in pieces:
+            axes[:, piece] = root @ axes[:, piece]
+    return axes

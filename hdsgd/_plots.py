@@ -23,10 +23,12 @@ Curve = tuple[str, str, Any]  # name, name of its group, values
 
 
 def trajectories(sol: Any) -> Figure:
-    """Risk, teacher-student overlaps M and student-student overlaps Q against t."""
+    """Risk, teacher-student overlaps M, student-student overlaps Q and, where it is trained, a against t."""
     figure_class = _figure()
-    figure = figure_class(figsize=(12.0, 3.6), layout="constrained")
-    risk, m, q = figure.subplots(1, 3)
+    trained = sol.problem.second_layer_ratio > 0.0
+    figure = figure_class(figsize=(16.0 if trained else 12.0, 3.6), layout="constrained")
+    panels = figure.subplots(1, 4 if trained else 3)
+    risk, m, q = panels[:3]
     ensemble = sol.replicas is not None
     t, held, cut = _held(sol) if ensemble else (sol.t, lambda values: values, "")
     _curves(risk, t, [("", "", held(sol.risk))], ensemble)
@@ -56,7 +58,10 @@ def trajectories(sol: Any) -> Figure:
         ensemble,
     )
     q.set_ylabel(r"student–student overlaps $Q$")
-    for axes in (risk, m, q):
+    if trained:
+        _curves(panels[3], t, [(f"$a_{{{j + 1}}}$", "$a_j$", held(sol.a[..., j])) for j in range(sol.p)], ensemble)
+        panels[3].set_ylabel("second layer $a$")
+    for axes in panels:
         axes.set_xlabel(r"$t = \nu\gamma/(pd)$")
         if ensemble is False and np.isfinite(sol.exit_time):
             axes.axvline(sol.exit_time, color="0.5", linestyle=":", linewidth=1.0)
@@ -129,6 +134,12 @@ def _title(sol: Any) -> str:
     parts += [rf"$p={sol.p}$", rf"$k={sol.k}$", rf"$\gamma={problem.gamma:g}$", rf"$\Delta={problem.Delta:g}$"]
     if sol.d is not None:
         parts.append(rf"$d={sol.d}$")
+    if problem.batch_size > 1:
+        parts.append(rf"$n_b={problem.batch_size}$")
+    if problem.weight_decay > 0.0:
+        parts.append(rf"$\eta={problem.weight_decay:g}$")
+    if problem.second_layer_ratio > 0.0:
+        parts.append(rf"$\gamma_a/\gamma={problem.second_layer_ratio:g}$")
     if problem.spherical:
         parts.append("spherical")
     if sol.replicas is not None:

@@ -21,7 +21,8 @@ class Problem:
     """One-pass SGD of a two-layer student on a two-layer teacher with Gaussian inputs.
 
     The student f = (1/p) sum_j a_j s(lambda_j) is trained on y = f_star + sqrt(Delta) z by
-    W_j <- W_j + (gamma/p) a_j s'(lambda_j) (y - f) x/sqrt(d), one fresh sample a step; time is t = nu*gamma/(p*d).
+    W_j <- W_j + (gamma/p) a_j s'(lambda_j) (y - f) x/sqrt(d), each sample used once; time is t = nu*gamma/(p*d) after
+    nu steps.
 
     Parameters
     ----------
@@ -35,13 +36,19 @@ class Problem:
         Variance of the label noise, >= 0.
     spherical : bool
         Whether each row of W is rescaled to norm sqrt(d) after every step.
-    batch_size, weight_decay, second_layer_ratio
-        Only their defaults 1, 0 and 0 for now.
+    batch_size : int
+        Number n_b >= 1 of fresh samples whose mean gradient makes one step.
+    weight_decay : float
+        Strength eta >= 0 of the penalty eta/(2 p d) |W|^2: each step also multiplies W by 1 - eta*gamma/(p*d), so that
+        M decays at rate eta and Q at 2 eta in t. Refused with ``spherical=True``, where it has no effect.
+    second_layer_ratio : float
+        gamma_a/gamma >= 0: each step moves a_j by gamma_a/(p*d) times the mean of s(lambda_j) (y - f), at the lambda
+        and f from before the step. 0: a is fixed.
 
     Raises
     ------
     ValueError, TypeError
-        A value outside its range, or an activation that is not known.
+        A value outside its range, weight decay on the sphere, or an activation that is not known.
 
     Notes
     -----
@@ -75,15 +82,15 @@ class Problem:
         put(self, "gamma", real("gamma", self.gamma, low=0.0, hint="gamma=0 is gradient flow"))
         put(self, "Delta", real("Delta", self.Delta, low=0.0, hint="Delta is the variance of the label noise"))
         put(self, "spherical", boolean("spherical", self.spherical))
-        put(self, "batch_size", integer("batch_size", self.batch_size))
-        put(self, "weight_decay", real("weight_decay", self.weight_decay, low=0.0))
-        put(self, "second_layer_ratio", real("second_layer_ratio", self.second_layer_ratio, low=0.0))
-        for name, default in (("batch_size", 1), ("weight_decay", 0.0), ("second_layer_ratio", 0.0)):
-            value = getattr(self, name)
-            if value != default:
-                raise ValueError(
-                    f"{name}={value:g} is not available in this version; leave {name} at its default {default:g}."
-                )
+        put(self, "batch_size", integer("batch_size", self.batch_size, hint="it is the number of samples per step"))
+        put(self, "weight_decay", real("weight_decay", self.weight_decay, low=0.0, hint="0 leaves it out"))
+        ratio = real("second_layer_ratio", self.second_layer_ratio, low=0.0, hint="it is gamma_a/gamma, 0 fixes a")
+        put(self, "second_layer_ratio", ratio)
+        if self.spherical and self.weight_decay > 0.0:
+            raise ValueError(
+                f"weight_decay={self.weight_decay:g} has no effect with spherical=True, which rescales the weights "
+                "after every step; leave one of them out."
+            )
 
     @property
     def student(self) -> Activation:

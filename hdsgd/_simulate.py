@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _chain_numpy, _kernel, _simulate_c, _weights_numpy
+from ._checkpoint import Checkpoint, opened
 from ._checks import callback, choice, fits, integer, time_grid
 from ._compiler import CompilerError
 from ._errors import warn_backend
 from ._overlaps import Overlaps, Weights
-from ._paths import Paths, Setup, realise
+from ._paths import Paths, Setup, frame, realise
 from ._problem import Problem, check_start
 from ._random import RNG, WEIGHTS, master_seed, stream
 from ._solution import Exit, Solution, Status, stop_condition
@@ -24,6 +26,7 @@ __all__ = ["simulate"]
 Array = NDArray[np.float64]
 
 METHODS = ("overlaps", "weights")
+PRECISIONS = ("double", "single")
 MOST_STEPS = 2**53  # beyond it, step numbers and times are not exact
 
 
@@ -38,7 +41,9 @@ def simulate(
     times: ArrayLike | None = None,
     stop: Exit | None = None,
     method: str | None = None,
+    precision: str = "double",
     backend: str = "auto",
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Solution:
     """Simulate one-pass SGD at finite input dimension.
@@ -64,11 +69,18 @@ def simulate(
     stop : Exit, optional
         Stop each replica at its first passage, tested after every step.
     method : {None, "overlaps", "weights"}
-        "overlaps": the Markov chain of the overlaps, exact in law at any d >= p + k, at a cost per step that does not
-        depend on d. "weights": SGD on explicit weights, for any d; from Overlaps it starts at weights with exactly
+        "overlaps": the Markov chain of the overlaps, exact in law at any d, at a cost per step that does not depend on
+        d. "weights": SGD on explicit weights, for any d; from Overlaps it starts at weights with exactly
         these overlaps, in a random orientation. None: "weights" if `state` is Weights, "overlaps" if it is Overlaps.
+    precision : {"double", "single"}
+        Of the explicit weights and inputs: "single" is several times faster and keeps overlaps to about 1e-6. Weights
+        go in and come out in double precision, and the numpy backend computes in it.
     backend : {"auto", "c", "numpy"}
         "auto" is C, or numpy with a `BackendWarning` where there is no compiler.
+    checkpoint : path, optional
+        A file to keep the run in while it goes on, replaced every few seconds and when it ends or is interrupted. If it
+        exists, the run goes on from there, bit for bit as if it had never stopped, whatever ended it; with ``rng=None``
+        the seed is that of the file. It is left there at the end. For the C backend.
     progress : callable, optional
         Called with the fraction that is done, by the calling thread.
 
@@ -87,8 +99,8 @@ def simulate(
     Raises
     ------
     ValueError, TypeError
-        Arguments out of range; gamma = 0; d missing, or below p + k for method "overlaps"; a t_max below one step; or
-        more output than memory.
+        Arguments out of range; gamma = 0; d missing, or too small for the overlaps; a t_max below one step; a level of
+        the exit below the rounding of the risk; a checkpoint of another run; or more output than memory.
     CompilerError
         ``backend="c"`` without a working compiler.
 
@@ -117,10 +129,15 @@ def simulate(
     if method is None:
         method = "weights" if isinstance(state, Weights) else "overlaps"
     method = choice("method", method, METHODS)
+    precision = choice("precision", precision, PRECISIONS)
+    if precision == "single" and method == "overlaps":
+        raise ValueError(
+            "the overlap chain computes in double precision; leave precision out, or use method='weights'."
+        )
     backend = choice("backend", backend, _kernel.BACKENDS)
     weights = state if isinstance(state, Weights) else None
     problem, start = check_start(problem, state.overlaps() if isinstance(state, Weights) else state)
-    d = _dimension(d, start, weights, method)
+    d = _dimension(d, start, weights)
     count = _replicas(replicas, start)
     t_max, grid = time_grid(t_max, times)
     assert grid is not None
@@ -129,9 +146,10 @@ def simulate(
     if times is None:
         store = np.unique(store)
     _fits(count, store.size, start, d if method == "weights" else 0)
-    seed = master_seed(rng)
+    kept = None if checkpoint is None else opened(checkpoint)
+    seed = kept.seed if kept is not None and kept.seed is not None and rng is None else master_seed(rng)
     started = time.perf_counter()
-    run, kernel, used = _backend(problem, method, backend)
+    run, kernel, used = _backend(problem, start, method, precision, backend, kept)
     single = start.replicas is None and replicas is None
     Q, M, a = (x if start.replicas is not None else x[None] for x in (start.Q, start.M, start.a))
     W = W_star = None
@@ -149,6 +167,9 @@ def simulate(
         store=store,
         rate=problem.step_time(start.p, d),
         noise=float(np.sqrt(problem.Delta)),
+        batch=problem.batch_size,
+        decay=problem.weight_decay,
+        ratio=problem.second_layer_ratio,
         spherical=problem.spherical,
         stop=stop,
         Q=Q,
@@ -162,6 +183,7 @@ def simulate(
         kernel=kernel,
         progress=progress,
     )
+    _resolved(setup, used == "c" and method == "overlaps")
     paths = run(setup)
     if progress is not None:
         progress(1.0)
@@ -171,7 +193,7 @@ def simulate(
     return _solution(problem, setup, paths, method=method, single=single, exit_row=times is None, stats=stats)
 
 
-def _dimension(d: object, start: Overlaps, weights: Weights | None, method: str) -> int:
+def _dimension(d: object, start: Overlaps, weights: Weights | None) -> int:
     """The input dimension, given or that of the weights, if it can be simulated."""
     if weights is not None:
         if d is not None and integer("d", d) != weights.d:
@@ -180,10 +202,9 @@ def _dimension(d: object, start: Overlaps, weights: Weights | None, method: str)
     if d is None:
         raise ValueError("simulate needs the input dimension; pass d=1000, for example.")
     d = integer("d", d, hint="it is the input dimension, for example d=1000")
-    if method == "overlaps" and d < start.p + start.k:
-        raise ValueError(
-            f"the overlap chain needs d >= p + k = {start.p + start.k}, got d = {d}; use method='weights' there."
-        )
+    if weights is None and d < start.p + start.k:
+        Q, M = (start.Q, start.M) if start.replicas is not None else (start.Q[None], start.M[None])
+        frame(Q, M, start.P, d)  # refuses overlaps that do not fit
     return d
 
 
@@ -205,6 +226,11 @@ def _steps(problem: Problem, p: int, d: int, t_max: float, grid: Array) -> tuple
         raise ValueError(
             f"t_max = {t_max:g} is {t_max / unit:.3g} steps of t = gamma/(p*d) = {unit:.3g}; decrease t_max."
         )
+    if not problem.weight_decay * unit < 1.0:
+        raise ValueError(
+            f"weight_decay = {problem.weight_decay:g} turns the weights around in every step of t = {unit:.3g}; "
+            "decrease weight_decay or gamma."
+        )
     if 0.0 < t_max < unit * (1.0 - 1e-9):
         raise ValueError(
             f"t_max = {t_max:g} is less than one SGD step, which takes t = gamma/(p*d) = {unit:.3g}; increase t_max."
@@ -222,18 +248,35 @@ def _fits(replicas: int, rows: int, start: Overlaps, columns: int) -> None:
     )
 
 
-def _backend(problem: Problem, method: str, backend: str) -> tuple[Callable[[Setup], Paths], _kernel.Kernel, str]:
+def _resolved(setup: Setup, framed: bool) -> None:
+    """Refuse an exit at a level that the rounding of the risk hides; quadratic pairs have none in the chain's frame."""
+    if setup.stop is None or setup.stop.level is None or (framed and _simulate_c.parabolas(setup.kernel) is not None):
+        return
+    Q, M = setup.Q[:1], setup.M[:1]
+    floor = 1e-15 * float(setup.risk(Q, M, np.zeros((1, setup.p)))[0])  # relative to the teacher's own size
+    if setup.stop.level < floor:
+        raise ValueError(
+            f"the risk of {setup.kernel.student} is computed to {floor:.1g} only, which hides an exit at "
+            f"{setup.stop.level:g}; choose a level above."
+        )
+
+
+def _backend(
+    problem: Problem, start: Overlaps, method: str, precision: str, backend: str, kept: Checkpoint | None
+) -> tuple[Callable[[Setup], Paths], _kernel.Kernel, str]:
     """The simulator, the kernel and the backend's name."""
     # The numpy kernel holds the C texts, too, and does not compile the drift, which is not needed here.
     kernel = _kernel.load(problem.student, problem.teacher, "numpy")
     if backend != "numpy":
         try:
-            function = _simulate_c.load(kernel, method)
-            return lambda setup: _simulate_c.run(setup, method, function), kernel, "c"
+            simulator = _simulate_c.load(kernel, method, precision, start.p, start.k)
+            return lambda setup: _simulate_c.run(setup, simulator, kept), kernel, "c"
         except CompilerError as error:
             if backend == "c":
                 raise
             warn_backend(str(error))
+    if kept is not None:
+        raise ValueError("checkpoints need the C backend; install a C compiler, or leave checkpoint out.")
     return _chain_numpy.run if method == "overlaps" else _weights_numpy.run, kernel, "numpy"
 
 
@@ -250,19 +293,18 @@ def _solution(
     steps: NDArray[Any]
     Q: NDArray[Any]
     M: NDArray[Any]
+    a: NDArray[Any]
     risk: NDArray[Any]
-    steps, Q, M, risk = setup.store, paths.Q, paths.M, paths.risk
+    steps, Q, M, a, risk = setup.store, paths.Q, paths.M, paths.a, paths.risk
     status: Any = paths.status
     exit_time: Any = np.where(paths.exit_step >= 0, paths.exit_step * setup.rate, np.nan)
-    a = np.repeat(np.broadcast_to(setup.a, (setup.replicas, setup.p))[:, None], steps.size, axis=1)
     gone = np.isnan(Q[:, :, 0, 0])
     a[gone] = np.nan
     weights = None
     if paths.W is not None:
         assert setup.W_star is not None
-        last_a = np.broadcast_to(setup.a, (setup.replicas, setup.p))
         if np.isfinite(paths.W).all():  # a diverged replica has no weights to give
-            weights = Weights(paths.W, setup.W_star, last_a, setup.a_star)
+            weights = Weights(paths.W, setup.W_star, paths.last_a, setup.a_star)
     if single:
         kept = ~gone[0]
         steps, Q, M, risk, a = steps[kept], Q[0, kept], M[0, kept], risk[0, kept], a[0, kept]
@@ -271,7 +313,7 @@ def _solution(
         if exit_row and out >= 0 and (not steps.size or steps[-1] != out):
             steps = np.append(steps, out)
             Q, M = np.concatenate((Q, paths.last_Q)), np.concatenate((M, paths.last_M))
-            risk, a = np.append(risk, paths.last_risk), np.concatenate((a, setup.a))
+            risk, a = np.append(risk, paths.last_risk), np.concatenate((a, paths.last_a))
         if weights is not None:
             weights = Weights(weights.W[0], weights.W_star, weights.a[0], weights.a_star)
     return Solution(

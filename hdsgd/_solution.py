@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +63,7 @@ _SENTENCES = {
     ),
     Status.FAILED: "The solver could not go on; see sol.stats.",
 }
+_MAPPINGS = ("stats", "versions")  # kept read-only, which pickle needs help with
 _CENSORED = "The run reached t_max before the exit; increase t_max to see it."
 _ON_THE_SPHERE = "The risk grew without bound: SGD is unstable at this learning rate; decrease gamma."
 _SDE_FAILED = "The time step is too long for the noise; decrease dt."
@@ -170,16 +172,16 @@ class Solution:
         ``rng=sol.seed`` reproduces the run.
     weights : Weights or None
         Weights at the end, from ``simulate(..., method="weights")``.
-    stats : dict
-        Counts, wall time and the like; JSON-able.
-    versions : dict
-        Of hdsgd, numpy, scipy and Python.
+    stats : mapping
+        Counts, wall time and the like, read-only.
+    versions : mapping
+        Of hdsgd, numpy, scipy and Python, read-only.
     p, k : int
         Widths of student and teacher.
     replicas : int or None
         Length R of the replica axis; None for a single trajectory.
     alpha : ndarray, shape (n_t,)
-        Samples per dimension.
+        Samples per dimension, n_b*steps/d.
     """
 
     problem: Problem
@@ -220,8 +222,8 @@ class Solution:
             for name, kind in (("status", np.int64), ("exit_time", np.float64)):
                 value = np.broadcast_to(np.asarray(getattr(self, name), dtype=kind), (self.replicas,))
                 put(self, name, frozen(np.array(value)))
-        put(self, "stats", dict(self.stats))
-        put(self, "versions", dict(self.versions))
+        for name in _MAPPINGS:
+            put(self, name, MappingProxyType(dict(getattr(self, name))))
 
     @property
     def p(self) -> int:
@@ -374,8 +376,11 @@ class Solution:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, **{name: dict(getattr(self, name)) for name in _MAPPINGS}}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
-        restore(self, state)
+        restore(self, {**state, **{name: MappingProxyType(state[name]) for name in _MAPPINGS}})
 
     def __repr__(self) -> str:
         who = "" if self.replicas is None else f", replicas={self.replicas}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import tempfile
+import secrets
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -60,12 +60,11 @@ def write(path: str | os.PathLike[str], variables: Variables, metadata: Mapping[
 @contextmanager
 def atomically(target: Path) -> Iterator[Path]:
     """Give a file to write that takes the place of ``target`` when all has gone well."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
-    os.close(handle)
-    partial = Path(name)
+    # Not a temporary file, which would be private: a result gets the permissions of an ordinary new file.
+    partial = target.with_name(f".{target.stem}-{secrets.token_hex(8)}{target.suffix}")
+    partial.touch(exist_ok=False)
     try:
         yield partial
-        partial.chmod(0o666 & ~_umask())
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -130,10 +129,3 @@ def _xarray(purpose: str) -> Any:
         return importlib.import_module("xarray")
     except ImportError as error:
         raise ValueError(f"{purpose} needs {error.name}; install it with: pip install 'hdsgd[data]'.") from None
-
-
-def _umask() -> int:
-    # mkstemp makes private files; a saved result gets the permissions of an ordinary new one.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

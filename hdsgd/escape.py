@@ -13,12 +13,20 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ._activation import activation
-from ._checks import integer
-from ._laws import chi_nodes, converged, mean_log_mu, normal_mean, sphere_nodes
+from ._laws import chi_nodes, converged, exit_from_zero, mean_log_mu, normal_mean, sphere_nodes
 from ._overlaps import Overlaps
 from ._passage import by_ode, first_passage, fraction
-from ._problem import Problem, check_start
+from ._problem import Problem
+from ._retrieval import (
+    arguments,
+    decay_rate,
+    growth_rate,
+    max_gamma,
+    noise_strength,
+    optimal_gamma,
+    plateau_start,
+    stable,
+)
 
 __all__ = [
     "annealed",
@@ -26,6 +34,7 @@ __all__ = [
     "corrected",
     "decay_rate",
     "first_passage",
+    "from_zero",
     "growth_rate",
     "implicit",
     "max_gamma",
@@ -36,7 +45,6 @@ __all__ = [
 Array = NDArray[np.float64]
 
 SEED, SAMPLES, ENTRIES = 20230518, 256, 4_000_000  # of starts that are drawn, where the asymptotic laws do not hold
-UNIT = 1e-6  # accepted distance of P from 1
 LOST = 1e-9  # largest probability of the starts that a formula may leave out
 # Smallest T*d of the averages over random starts, which themselves differ by 1/d: at 3 the annealed time is 10 to 45 %
 # off the exact simulation, at 1 up to a factor of 10, and below it is negative for p > 1.
@@ -44,71 +52,6 @@ SPREAD = 3.0
 # Smallest squared way to the exit of the corrected times, in units of what noise adds to m**2 while it is small: there
 # they are within 4 % of the exact simulation (5 % close to the largest gamma), at a third of it up to 25 % off.
 CLEAR = 10.0
-
-
-def growth_rate(problem: Problem, p: int) -> float:
-    """Rate omega_M at which the teacher-student overlaps grow on the plateau, per unit of t.
-
-    omega_M = 4 (1 - (gamma/p) (1 + 1/p + 4/p**2 + Delta/2)); the exit needs it positive.
-
-    Examples
-    --------
-    >>> round(growth_rate(Problem("quadratic", gamma=0.1, spherical=True), p=1), 6)
-    1.6
-    """
-    p = integer("p", p)
-    _phase_retrieval(problem)
-    return 4.0 * (1.0 - problem.gamma / p * (1.0 + 1.0 / p + 4.0 / p**2 + problem.Delta / 2.0))
-
-
-def decay_rate(problem: Problem, p: int) -> float:
-    """Rate omega_Q at which overlaps between students decay on the plateau, per unit of t.
-
-    omega_Q = (8/p) (1 - 8 gamma/p**2); the plateau is stable where it is positive.
-
-    Examples
-    --------
-    >>> round(decay_rate(Problem("quadratic", gamma=0.1, spherical=True), p=2), 6)
-    3.2
-    """
-    p = integer("p", p)
-    _phase_retrieval(problem)
-    return 8.0 / p * (1.0 - 8.0 * problem.gamma / p**2)
-
-
-def max_gamma(problem: Problem, p: int) -> float:
-    """Learning rate below which the plateau is escaped: omega_M > 0 and, for p > 1, omega_Q > 0.
-
-    Examples
-    --------
-    >>> round(max_gamma(Problem("quadratic", spherical=True), p=1), 6)  # 1/6
-    0.166667
-    """
-    p = integer("p", p)
-    _phase_retrieval(problem)
-    escaping = p / (1.0 + 1.0 / p + 4.0 / p**2 + problem.Delta / 2.0)
-    return escaping if p == 1 else min(escaping, p**2 / 8.0)
-
-
-def optimal_gamma(problem: Problem, *, p: int, k: int = 1) -> float:
-    """Learning rate of the fastest escape per sample, p**3/(8 + 2p + (2 + Delta) p**2).
-
-    It maximises (gamma/p) omega_M, the growth per step; ``problem.gamma`` is not used.
-
-    Raises
-    ------
-    ValueError, TypeError
-        A problem other than spherical phase retrieval with k = 1.
-
-    Examples
-    --------
-    >>> round(optimal_gamma(Problem("quadratic", spherical=True), p=1), 6)  # 1/12
-    0.083333
-    """
-    p = integer("p", p)
-    _phase_retrieval(problem)
-    _one_teacher(k)
-    return float(p**3) / (8.0 + 2.0 * p + (2.0 + problem.Delta) * p**2)
 
 
 def implicit(problem: Problem, state: Overlaps, T: float) -> float:
@@ -144,9 +87,9 @@ def implicit(problem: Problem, state: Overlaps, T: float) -> float:
     from scipy.optimize import brentq
 
     T = fraction(T)
-    problem, state = _plateau_start(problem, state)
+    problem, state = plateau_start(problem, state)
     p = state.p
-    grow, decay = _stable(problem, p)
+    grow, decay = stable(problem, p)
     m2 = 2.0 / p * float(np.sum(state.M**2))
     q2 = float(np.sum(state.Q**2) - np.sum(np.diagonal(state.Q) ** 2)) / p**2
     flat = 1.0 + 1.0 / p
@@ -195,8 +138,8 @@ def annealed(problem: Problem, *, p: int, k: int = 1, d: int, T: float) -> float
     >>> round(annealed(Problem("quadratic", gamma=0.1, spherical=True), p=1, d=3000, T=0.1), 3)
     1.783
     """
-    p, d, T = _arguments(problem, p, k, d, T)
-    grow, _ = _stable(problem, p)
+    p, d, T = arguments(problem, p, k, d, T)
+    grow, _ = stable(problem, p)
     _spread(T, d)
     return float(np.log((T * (p + 1) * d + (p + 1) * (1.0 - T)) / (2.0 * p)) / (2.0 * grow))
 
@@ -235,8 +178,8 @@ def quenched(problem: Problem, *, p: int, k: int = 1, d: int, T: float) -> float
     >>> round(quenched(Problem("quadratic", gamma=0.1, spherical=True), p=1, d=3000, T=0.1), 3)
     2.18
     """
-    p, d, T = _arguments(problem, p, k, d, T)
-    grow, _ = _stable(problem, p)
+    p, d, T = arguments(problem, p, k, d, T)
+    grow, _ = stable(problem, p)
     _spread(T, d)
     if p == 1:
         mean = converged(lambda n: _mean_log(T, p, d, sphere_nodes(d, n), (np.zeros(1), np.ones(1))))
@@ -337,15 +280,15 @@ def corrected(problem: Problem, *, d: int, T: float, state: Overlaps | None = No
     1.867
     """
     if state is not None:
-        problem, state = _plateau_start(problem, state)
+        problem, state = plateau_start(problem, state)
         p, k = state.p, state.k
-    p, d, T = _arguments(problem, p, k, d, T)
+    p, d, T = arguments(problem, p, k, d, T)
     if p != 1:
         raise ValueError(
             f"the corrected time is available for p = 1 only, got p={p}; use escape.quenched, or simulate."
         )
-    grow, _ = _stable(problem, p)
-    noise = problem.gamma * (48.0 + 4.0 * problem.Delta) / (2.0 * grow)
+    grow, _ = stable(problem, p)
+    noise = problem.gamma * noise_strength(problem, 1) / (2.0 * grow)
     if state is None:
         _clear(T * d, noise, "T*d")
         mean = converged(lambda n: _mean_exit(problem, T, *sphere_nodes(d, n)))
@@ -364,6 +307,44 @@ def corrected(problem: Problem, *, d: int, T: float, state: Overlaps | None = No
         return float(_logistic(problem, np.array(end), m**2) - np.log(m**2)) / (2.0 * grow)
 
     return normal_mean(exit_time, m0, float(np.sqrt(noise / d)), (-edge, 0.0, edge))
+
+
+def from_zero(problem: Problem, *, p: int, k: int = 1, d: int, T: float) -> float:
+    """Mean exit time of SGD at finite d from M = 0 exactly, where the ODE never exits.
+
+    The first passage of the linear SDE dm = omega_M m dt + s dB of p independent overlaps, s**2 = (gamma/p) C_M/d with
+    C_M = 40 - 24/p + 32/p**2 + 4 Delta, through sum_j m_j**2 = A = T (p+1)/2:
+    t = (A/(p s**2)) 2F2(1, 1; 1 + p/2, 2; -x) with x = omega_M A/s**2.
+
+    Parameters
+    ----------
+    problem : Problem
+        Spherical phase retrieval with gamma > 0; students orthogonal to one another.
+    p, k, d : int
+        Widths (k = 1) and input dimension.
+    T : float
+        0 < T < 1, small: nothing but the linear rate.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError, TypeError
+        Another problem, gamma = 0 or beyond stability, or T outside (0, 1).
+
+    Examples
+    --------
+    >>> round(from_zero(Problem("quadratic", gamma=0.1, spherical=True), p=1, d=3000, T=0.01), 6)
+    1.316072
+    """
+    p, d, T = arguments(problem, p, k, d, T)
+    grow, _ = stable(problem, p)
+    if problem.gamma == 0.0:
+        raise ValueError("M = 0 stays 0 without noise; pass gamma > 0, or start from M != 0 with escape.by_ode.")
+    level = T * (p + 1) / 2.0
+    return exit_from_zero(p, grow, problem.gamma / p * noise_strength(problem, p) / d, level)
 
 
 def _logistic(problem: Problem, end: Array, u: Array | float) -> Array:
@@ -389,53 +370,3 @@ def _reachable(problem: Problem, end: float) -> None:
             f"the exit level {level:.3g} of the risk is never reached, label noise leaves {floor:.3g}; "
             "decrease T or gamma."
         )
-
-
-def _one_teacher(k: int) -> None:
-    if integer("k", k) != 1:
-        raise ValueError(f"the escape formulas hold for one teacher unit, k = 1, got k={k}; use escape.by_ode.")
-
-
-def _phase_retrieval(problem: Problem) -> None:
-    if not isinstance(problem, Problem):
-        raise TypeError(
-            f"problem must be an hdsgd.Problem, got {type(problem).__name__}; pass Problem('quadratic', ...)."
-        )
-    square = activation("quadratic").formula
-    if problem.student.formula != square or problem.teacher.formula != square:
-        raise ValueError("the escape formulas hold for the quadratic activation only; use escape.by_ode for others.")
-    if not problem.spherical:
-        raise ValueError(
-            "the escape formulas hold on the sphere; pass Problem(..., spherical=True) or use escape.by_ode."
-        )
-
-
-def _arguments(problem: Problem, p: int, k: int, d: int, T: float) -> tuple[int, int, float]:
-    _phase_retrieval(problem)
-    _one_teacher(k)
-    return integer("p", p), integer("d", d, low=2, hint="it is the input dimension"), fraction(T)
-
-
-def _stable(problem: Problem, p: int) -> tuple[float, float]:
-    """Both rates of the plateau; refuses a learning rate at which it is not escaped."""
-    if problem.gamma >= max_gamma(problem, p):
-        raise ValueError(
-            f"gamma={problem.gamma:g} is beyond the stability of the escape at p={p}; "
-            f"choose gamma < {max_gamma(problem, p):.6g}."
-        )
-    return growth_rate(problem, p), decay_rate(problem, p)
-
-
-def _plateau_start(problem: Problem, state: Overlaps) -> tuple[Problem, Overlaps]:
-    problem, state = check_start(problem, state)
-    _phase_retrieval(problem)
-    _one_teacher(state.k)
-    if state.replicas is not None:
-        raise ValueError(
-            f"this takes a single start, got {state.replicas} replicas; pass state.replica(i), one call each."
-        )
-    if abs(state.P[0, 0] - 1.0) > UNIT or np.any(state.a != 1.0) or np.any(state.a_star != 1.0):
-        raise ValueError(
-            "the escape formulas hold for P = 1 and second layers of ones; rescale the teacher, or use escape.by_ode."
-        )
-    return problem, state

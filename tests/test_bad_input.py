@@ -74,7 +74,9 @@ BAD = {
         "is not part of a formula|unknown function",
     ),
     "an activation that is no text": (lambda: Problem(np.tanh), "a name or a formula such as"),
-    "mini-batches": (lambda: Problem(batch_size=8), "not available in this version"),
+    "an empty batch": (lambda: Problem(batch_size=0), "batch_size must be at least 1"),
+    "weight decay on the sphere": (lambda: Problem(weight_decay=0.1, spherical=True), "has no effect with spherical"),
+    "a negative second layer rate": (lambda: Problem(second_layer_ratio=-1), "it is gamma_a/gamma"),
     # the solvers
     "negative t_max": (lambda: hdsgd.solve_ode(problem(), start(), -1.0), "t_max must be finite and >= 0"),
     "infinite t_max": (lambda: hdsgd.solve_ode(problem(), start(), np.inf), "t_max must be finite"),

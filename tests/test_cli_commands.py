@@ -1,5 +1,6 @@
 """What the commands that run something do: results, files, JSON."""
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -157,9 +158,8 @@ def test_a_failed_integration_is_no_success(call, monkeypatch):
     @functools.wraps(hdsgd.solve_ode)
     def failed(*arguments, **options):
         sol = solve(*arguments, **options)
-        object.__setattr__(sol, "status", hdsgd.Status.FAILED)
-        sol.stats["reason"] = "the step is too small"
-        return sol
+        stats = {**sol.stats, "reason": "the step is too small"}
+        return dataclasses.replace(sol, status=hdsgd.Status.FAILED, stats=stats)
 
     solve = hdsgd.solve_ode
     monkeypatch.setattr("hdsgd.cli._run.solve_ode", failed)

@@ -43,11 +43,12 @@ def test_ctrl_c_in_a_run(backend, as_program):
     assert float(done.stdout) < 4.0
 
 
-# What the console script does, with Ctrl-C at the moment when a module is about to be imported.
+# What the console script does, under its name, with Ctrl-C at the moment when a module is about to be imported.
 SCRIPT = """
 import os, signal, sys
 
 module, handler, *sys.argv[1:] = sys.argv[1:]
+sys.argv[0] = "hdsgd"
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
@@ -62,6 +63,9 @@ sys.exit(main())
 
 # Importing hdsgd, which comes first, and the command line; then what one command imports when it is needed.
 MOMENTS = [
+    ("numpy", "--version"),
+    ("hdsgd._simulate", "--version"),
+    ("hdsgd._solution", "--version"),
     ("hdsgd.cli._main", "--version"),
     ("hdsgd.cli._run", "--version"),
     ("hdsgd.cli._system", "--help"),
@@ -75,6 +79,12 @@ MOMENTS = [
 def test_ctrl_c_while_something_is_imported(module, line):
     done = python(SCRIPT, module, "default_int_handler", *line.split())
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "hdsgd: interrupted\n")
+
+
+def test_a_library_leaves_ctrl_c_alone():
+    code = "import signal, hdsgd; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    assert python(code).stdout == "True\n"
+    assert "KeyboardInterrupt" in python(SCRIPT.replace('"hdsgd"', '"-c"', 1), "numpy", "default_int_handler").stderr
 
 
 def test_ctrl_c_is_ignored_where_the_caller_said_so():

@@ -58,13 +58,16 @@ def test_derive(call, tmp_path):
 def test_generate(call, tmp_path):
     text = call("generate", "x + x**2", "--name", "bent")
     assert "verified against independent quadrature" in text
+    assert "closed form" in text
     found = call("solve", "--activation", "bent", "-d", "50", "--t-max", "0.1", "--json")
     assert found["problem"]["activation"] == {"formula": "x + x ** 2", "name": "bent"}
     found = call("generate", "linear", "--teacher", "x**2", "--out", "pair", "--json")
     assert found["folder"] == "pair"
     assert found["teacher"]["formula"] == "x ** 2"
-    assert max(found["errors"].values()) < 1e-9
-    assert (tmp_path / "pair" / "kernel.py").is_file()
+    assert {one["name"]: one["route"] for one in found["certificates"]}["I4_st"] == "closed form"
+    assert max(one["error"] for one in found["certificates"]) < 1e-9
+    assert found["backend"] in ("c", "numpy")
+    assert {path.name for path in (tmp_path / "pair").iterdir()} == {f"hdsgd_kernel.{end}" for end in ("py", "c", "h")}
 
 
 def test_derive_writes_to_what_is_no_file(call, tmp_path):
@@ -91,25 +94,20 @@ def test_names_that_python_refuses_are_refused(name, capsys, cache):
     assert not list(cache.glob("names/*9*"))
 
 
-@pytest.mark.parametrize("has_progress", [True, False])
-def test_long_derivations_show_a_bar(call, monkeypatch, has_progress):
-    report = hdsgd.generate("linear")
+def test_long_derivations_show_a_bar(call, monkeypatch):
     seen = []
+    monkeypatch.setattr("hdsgd.cli._derive.progress", lambda label: contextlib.nullcontext(seen.append))
+    call("generate", "x**2/11")
+    assert seen == sorted(seen)
+    assert len(seen) >= 10  # deriving and checking each expectation
+    assert seen[-1] == 1.0
 
-    def generate(spec, teacher, *, name, out, progress="not passed"):
-        seen.append(progress)
-        return report
 
-    def without(spec, teacher, *, name, out):
-        return generate(spec, teacher, name=name, out=out)
-
-    def bar(label):
-        return contextlib.nullcontext(seen.append)
-
-    monkeypatch.setattr("hdsgd.cli._derive.generate", generate if has_progress else without)
-    monkeypatch.setattr("hdsgd.cli._derive.progress", bar)
-    call("generate", "linear")
-    assert seen == ([seen.append] if has_progress else ["not passed"])
+def test_certify(call, monkeypatch):
+    text = call("generate", "x/3", "--certify")
+    assert "digits" in text
+    found = call("generate", "x/3", "--certify", "--json")
+    assert found["certification"]["expectations"]
 
 
 @pytest.fixture
@@ -232,6 +230,7 @@ def test_doctor_names_a_number_of_threads_that_is_none(call, monkeypatch, value)
 def test_kernels_of_other_versions_are_stale(call, tmp_path, monkeypatch):
     root = tmp_path / "own"
     monkeypatch.setenv("HDSGD_CACHE_DIR", str(root))
+    monkeypatch.setenv("HDSGD_CC", "/nonexistent/cc")  # nothing is compiled
     call("generate", "x**2/3 + x/7")
     call("generate", "linear", "--teacher", "x**2")
     current = {path.name for path in (root / "kernels").iterdir()}
@@ -266,6 +265,7 @@ def test_kernels_of_other_versions_are_stale(call, tmp_path, monkeypatch):
 def test_cache(call, tmp_path, monkeypatch):
     root = tmp_path / "own"
     monkeypatch.setenv("HDSGD_CACHE_DIR", str(root))
+    monkeypatch.setenv("HDSGD_CC", "/nonexistent/cc")  # nothing is compiled
     text = call("cache")
     assert text.splitlines()[0] == f"cache             {root} (not there yet)"
     assert not root.exists()
@@ -273,20 +273,21 @@ def test_cache(call, tmp_path, monkeypatch):
     (root / "objects").mkdir(mode=0o700)
     (root / "objects" / "0123.so").write_bytes(b"x" * 1500)
     (root / "notes.txt").write_text("not ours")
+    (root / "names" / "spoilt.json").write_text("{")
     found = call("cache", "show", "--json")
     assert found["objects"]["count"] == 1
     assert found["objects"]["bytes"] == 1500
     assert found["kernels"]["pairs"] == ["x ** 2 / 3 + x / 7"]
-    assert found["names"]["formulas"] == {"mine": "x ** 2 / 3 + x / 7"}
+    assert found["names"]["formulas"] == {"mine": "x ** 2 / 3 + x / 7", "spoilt": "unreadable"}
     text = call("cache")
     assert "compiled objects  1, 1.5 kB" in text
     assert "mine: x ** 2 / 3 + x / 7" in text
     text = call("cache", "clear")
     assert "removed  1 compiled objects, 1 derived kernels, 0 saved names" in text
-    assert "kept     1 saved names" in text
+    assert "kept     2 saved names" in text
     assert (root / "notes.txt").exists()
     found = call("cache", "clear", "--names", "--json")
-    assert found["removed"] == {"objects": 0, "kernels": 0, "names": 1}
+    assert found["removed"] == {"objects": 0, "kernels": 0, "names": 2}
     assert call("cache", "--json")["names"]["count"] == 0
     assert (root / "notes.txt").exists()
 

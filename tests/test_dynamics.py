@@ -1,5 +1,8 @@
 """Risk, drift, noise and diffusion: symmetries, limits, Monte Carlo, references, and numpy against C."""
 
+import dataclasses
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -31,7 +34,7 @@ def random_state(rng, p, k, d=12, replicas=None, units=True):
 
 def fields(problem, state, backend="numpy"):
     dyn = hdsgd.Dynamics(problem, backend)
-    return dyn.risk(state), *dyn.drift(state)[:2], dyn.noise(state)
+    return dyn.risk(state), *dyn.drift(state), dyn.noise(state)
 
 
 @given(seeds, widths, st.sampled_from(PAIRS))
@@ -44,10 +47,11 @@ def test_permutation_of_units(seed, width, pair):
     moved = hdsgd.Overlaps(
         state.Q[np.ix_(s, s)], state.M[np.ix_(s, r)], state.P[np.ix_(r, r)], state.a[s], state.a_star[r]
     )
-    problem = hdsgd.Problem(*pair, gamma=0.4, Delta=0.1)
-    risk, dQ, dM, N = fields(problem, state)
-    risk2, dQ2, dM2, N2 = fields(problem, moved)
+    problem = hdsgd.Problem(*pair, gamma=0.4, Delta=0.1, weight_decay=0.3, second_layer_ratio=0.7)
+    risk, dQ, dM, da, N = fields(problem, state)
+    risk2, dQ2, dM2, da2, N2 = fields(problem, moved)
     scale = np.abs(N).max()
+    assert_allclose(da2, da[s], rtol=1e-10, atol=1e-12 * scale)
     assert_allclose(risk2, risk, rtol=1e-10)
     assert_allclose(dQ2, dQ[np.ix_(s, s)], rtol=1e-10, atol=1e-12 * scale)
     assert_allclose(dM2, dM[np.ix_(s, r)], rtol=1e-10, atol=1e-12 * scale)
@@ -65,13 +69,14 @@ def test_sign_flip_of_an_odd_unit(seed, width, name):
     moved = hdsgd.Overlaps(
         flip[:, None] * state.Q * flip, flip[:, None] * state.M, state.P, flip * state.a, state.a_star
     )
-    problem = hdsgd.Problem(name, gamma=0.4, Delta=0.1)
-    risk, dQ, dM, _ = fields(problem, state)
-    risk2, dQ2, dM2, _ = fields(problem, moved)
+    problem = hdsgd.Problem(name, gamma=0.4, Delta=0.1, second_layer_ratio=0.7)
+    risk, dQ, dM, da, _ = fields(problem, state)
+    risk2, dQ2, dM2, da2, _ = fields(problem, moved)
     scale = np.abs(dQ).max()
     assert_allclose(risk2, risk, rtol=1e-10)
     assert_allclose(flip[:, None] * dQ2 * flip, dQ, atol=1e-11 * scale)
     assert_allclose(flip[:, None] * dM2, dM, atol=1e-11 * scale)
+    assert_allclose(flip * da2, da, atol=1e-11 * scale)
 
 
 @given(seeds, st.integers(1, 4), st.integers(2, 4))
@@ -83,8 +88,8 @@ def test_rotation_of_a_quadratic_teacher(seed, p, k):
     rotation, _ = np.linalg.qr(rng.normal(size=(k, k)))
     moved = hdsgd.Overlaps(state.Q, state.M @ rotation, rotation.T @ state.P @ rotation)
     problem = hdsgd.Problem("quadratic", gamma=0.4, Delta=0.1)
-    risk, dQ, dM, _ = fields(problem, state)
-    risk2, dQ2, dM2, _ = fields(problem, moved)
+    risk, dQ, dM, _, _ = fields(problem, state)
+    risk2, dQ2, dM2, _, _ = fields(problem, moved)
     assert_allclose(risk2, risk, rtol=1e-10, atol=1e-12)
     assert_allclose(dQ2, dQ, rtol=1e-9, atol=1e-11 * np.abs(dQ).max())
     assert_allclose(dM2, dM @ rotation, rtol=1e-9, atol=1e-11 * np.abs(dM).max())
@@ -96,21 +101,22 @@ def test_student_equal_to_teacher_learns_nothing(name, backend):
     rng = np.random.default_rng(3)
     W = rng.normal(size=(3, 10))
     state = hdsgd.Overlaps.from_weights(W, W)
-    risk, dQ, dM, _ = fields(hdsgd.Problem(name, gamma=0.5), state, backend)
+    risk, dQ, dM, da, _ = fields(hdsgd.Problem(name, gamma=0.5, second_layer_ratio=1.0), state, backend)
     N = hdsgd.Dynamics(hdsgd.Problem(name, Delta=1.0), backend).noise(state)
     scale = np.abs(N).max() ** 2
     assert 0 <= risk < 1e-12 * scale
     assert_allclose(dQ, 0, atol=1e-11 * scale)
     assert_allclose(dM, 0, atol=1e-11 * scale)
+    assert_allclose(da, 0, atol=1e-11 * scale)
 
 
-@given(seeds, widths, st.sampled_from(PAIRS))
+@given(seeds, widths, st.sampled_from(PAIRS), st.sampled_from([0.0, 0.4]))
 @settings(max_examples=25, deadline=None)
-def test_gradient_flow_descends_by_the_squared_gradient(seed, width, pair):
-    """dR/dt = −(1/p) Σ_j a_j² (G Ω⁻¹ Gᵀ)_jj along the flow of γ = 0."""
+def test_gradient_flow_descends_by_the_squared_gradient(seed, width, pair, ratio):
+    """dR/dt = −(1/p) Σ_j [a_j² (G Ω⁻¹ Gᵀ)_jj + (γ_a/γ) E[σ(u_j) e]²] along the flow of γ = 0."""
     rng = np.random.default_rng(seed)
     state = random_state(rng, *width)
-    dyn = hdsgd.Dynamics(hdsgd.Problem(*pair, gamma=0.0), "numpy")
+    dyn = hdsgd.Dynamics(hdsgd.Problem(*pair, gamma=0.0, second_layer_ratio=ratio), "numpy")
     system = dyn.system(state)
     y = system.pack(state)
     flow = system.rhs(0.0, y)
@@ -118,8 +124,9 @@ def test_gradient_flow_descends_by_the_squared_gradient(seed, width, pair):
     slope = (system.risk(y + step * flow) - system.risk(y - step * flow)) / (2 * step)
     G = dyn.kernel.gradients(state.Q[None], state.M[None], state.P, state.a[None], state.a_star)[0]
     squared = np.einsum("jb,jb->j", G, np.linalg.solve(state.Omega, G.T).T)
+    second = np.sum(dyn.drift(state).da ** 2) / ratio if ratio else 0.0
     rounding = 1e-9 * system.risk(y)  # of the difference quotient
-    assert_allclose(slope, -np.sum(state.a**2 * squared) / state.p, rtol=1e-5, atol=rounding)
+    assert_allclose(slope, -(np.sum(state.a**2 * squared) + second) / state.p, rtol=1e-5, atol=rounding)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -130,7 +137,7 @@ def test_gradient_flow_descends_by_the_squared_gradient(seed, width, pair):
 def test_fields_against_monte_carlo(pair, backend):
     rng = np.random.default_rng(11)
     state = random_state(rng, 3, 2)
-    problem = hdsgd.Problem(*pair, gamma=0.3, Delta=0.2)
+    problem = hdsgd.Problem(*pair, gamma=0.3, Delta=0.2, second_layer_ratio=0.5)
     dyn = hdsgd.Dynamics(problem, backend)
     kernel = dyn.kernel
     samples = 400_000
@@ -147,6 +154,7 @@ def test_fields_against_monte_carlo(pair, backend):
     agrees(dyn.risk(state), 0.5 * clean**2)
     agrees(dyn.noise(state), scaled[:, :, None] * scaled[:, None, :])
     drift = dyn.drift(state)
+    agrees(drift.da, 0.5 * kernel.sigma(lam) * error[:, None])
     scaled = scaled * state.a
     agrees(drift.dM, scaled[:, :, None] * star[:, None, :])
     mixed = scaled[:, :, None] * lam[:, None, :]
@@ -164,6 +172,9 @@ def test_c_agrees_with_numpy(seed, width, pair, spherical):
     else:
         state = random_state(rng, p, k, d=16, replicas=3)
     problem = hdsgd.Problem(*pair, gamma=0.4, Delta=0.3, spherical=spherical)
+    if seed % 2:
+        decay = 0.0 if spherical else 0.6
+        problem = dataclasses.replace(problem, batch_size=3, weight_decay=decay, second_layer_ratio=0.8)
     for first, second in zip(fields(problem, state, "c"), fields(problem, state, "numpy"), strict=True):
         assert_allclose(first, second, rtol=1e-12, atol=1e-12 * np.abs(second).max())
     one = state.replica(1)
@@ -171,6 +182,59 @@ def test_c_agrees_with_numpy(seed, width, pair, spherical):
     y = systems[0].pack(one)
     slopes = [system.rhs(0.0, y) for system in systems]
     assert_allclose(slopes[0], slopes[1], rtol=1e-12, atol=1e-12 * np.abs(slopes[1]).max())
+    assert_allclose(systems[0].risk(y), systems[1].risk(y), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("spherical", [False, True])
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
+def test_the_system_is_the_drift(backend, spherical, ratio):
+    decay = 0.0 if spherical else 0.3
+    problem = hdsgd.Problem(
+        "erf", gamma=0.7, Delta=0.2, spherical=spherical, batch_size=2, weight_decay=decay, second_layer_ratio=ratio
+    )
+    state = hdsgd.Overlaps.random(3, 2, 50, rng=5)
+    dyn = hdsgd.Dynamics(problem, backend)
+    system, drift = dyn.system(state), dyn.drift(state)
+    y = system.pack(state)
+    assert y.size == 3 + 3 * (not spherical) + 6 + 3 * (ratio > 0)
+    for value, expected in zip(system.unpack(y), (state.Q, state.M, state.a), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    assert_allclose(system.rhs(0.0, y), system.packed(*drift), rtol=1e-12, atol=1e-14)
+    assert_allclose(system.risk(y), dyn.risk(state), rtol=1e-13)
+
+
+def test_a_batch_divides_the_noise_and_decay_shrinks():
+    state = hdsgd.Overlaps.random(3, 2, 50, rng=5)
+    plain, batch, decay = (
+        hdsgd.Dynamics(hdsgd.Problem("erf", gamma=0.6, Delta=0.2, **options))
+        for options in ({}, {"batch_size": 4}, {"weight_decay": 0.3})
+    )
+    np.testing.assert_array_equal(batch.noise(state), plain.noise(state))  # N is that of one sample
+    same = hdsgd.Dynamics(hdsgd.Problem("erf", gamma=0.6 / 4, Delta=0.2))
+    assert_allclose(batch.drift(state).dQ, same.drift(state).dQ, rtol=1e-14)
+    assert_allclose(decay.drift(state).dQ, plain.drift(state).dQ - 0.6 * state.Q, rtol=1e-13)
+    assert_allclose(decay.drift(state).dM, plain.drift(state).dM - 0.3 * state.M, rtol=1e-13, atol=1e-15)
+    np.testing.assert_array_equal(plain.drift(state).da, 0.0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_values_that_are_frozen_equal_and_picklable(backend):
+    problem = hdsgd.Problem("erf", gamma=0.7, second_layer_ratio=0.5)
+    dyn = hdsgd.Dynamics(problem, backend)
+    assert dyn == hdsgd.Dynamics(hdsgd.Problem("erf", gamma=0.7, second_layer_ratio=0.5), backend)
+    assert dyn != hdsgd.Dynamics(hdsgd.Problem("erf", gamma=0.8, second_layer_ratio=0.5), backend)
+    assert pickle.loads(pickle.dumps(dyn)) == dyn
+    assert len({dyn, hdsgd.Dynamics(problem, backend)}) == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        dyn.problem = problem
+    state = hdsgd.Overlaps.random(2, 1, 50, rng=5)
+    drift = dyn.drift(state)
+    assert drift == dyn.drift(state)
+    assert drift != dyn.drift(hdsgd.Overlaps.random(2, 1, 50, rng=6))
+    again = pickle.loads(pickle.dumps(drift))
+    assert again == drift
+    assert not any(rate.flags.writeable for rate in (*drift, *again))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -5,13 +5,14 @@ import json
 from functools import partial
 from pathlib import Path
 
+import mpmath
 import numpy as np
 import pytest
 from scipy.special import digamma
 
 import hdsgd
 from hdsgd import Exit, Overlaps, Problem, escape
-from hdsgd._laws import chi_nodes, mean_log_mu, normal_mean, sphere_nodes
+from hdsgd._laws import chi_nodes, exit_from_zero, mean_log_mu, normal_mean, sphere_nodes
 
 STARTS = json.loads((Path(__file__).parent / "data" / "published_exit_times.json").read_text())["start"]
 
@@ -312,3 +313,23 @@ def test_bad_cases_name_the_remedy(case):
     with pytest.raises((ValueError, TypeError), match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("p", "expected"), [(1, 1.316072), (2, 0.700259), (5, 0.544000)])
+def test_first_passage_from_zero_overlap(p, expected):
+    problem = Problem("quadratic", gamma=0.1 * p, spherical=True)
+    assert escape.from_zero(problem, p=p, d=3000, T=0.01) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("p", "rate", "noise", "level"), [(1, 1.6, 1e-8, 0.5), (7, 0.3, 1.0, 0.1), (300, 2.0, 1e-4, 0.7)]
+)
+def test_the_integral_of_the_first_passage_is_the_hypergeometric_function(p, rate, noise, level):
+    x, half = mpmath.mpf(rate) * level / noise, mpmath.mpf(p) / 2
+    exact = level / (p * mpmath.mpf(noise)) * mpmath.hyp2f2(1, 1, 1 + half, 2, -x)
+    assert exit_from_zero(p, rate, noise, level) == pytest.approx(float(exact), rel=1e-10)
+
+
+def test_from_zero_needs_noise():
+    with pytest.raises(ValueError, match="gamma > 0"):
+        escape.from_zero(Problem("quadratic", gamma=0.0, spherical=True), p=1, d=3000, T=0.01)

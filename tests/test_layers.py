@@ -11,11 +11,39 @@ ROOT = Path(hdsgd.__file__).parent
 DERIVATIONS = ROOT.parent / "derivations" if (ROOT.parent / "derivations").is_dir() else ROOT / "derivations"
 
 LAYERS = [
-    ["_checks", "_errors", "_random", "_compiler", "_bridge", "_activation", "_cone", "_overlaps", "_laws", "_storage"],
+    [
+        "_signals",
+        "_checks",
+        "_errors",
+        "_random",
+        "_compiler",
+        "_bridge",
+        "_activation",
+        "_cone",
+        "_overlaps",
+        "_laws",
+        "_storage",
+        "_checkpoint",
+    ],
+    ["_family", "_increments", "_increments_c", "_increments_erf", "_nodes"],
     ["_problem", "_kernel"],
+    ["_diffusion"],
     ["_dynamics", "_solution", "_plots", "_paths", "_expectations", "_starts"],
-    ["_ode", "_sde", "_simulate", "_simulate_c", "_chain_numpy", "_weights_numpy", "_passage", "escape"],
-    ["_experiment", "_escape_result"],
+    [
+        "_ode",
+        "_sde",
+        "_sde_c",
+        "_sde_numpy",
+        "_sde_plan",
+        "_simulate",
+        "_simulate_c",
+        "_chain_numpy",
+        "_weights_numpy",
+        "_passage",
+        "_retrieval",
+        "escape",
+    ],
+    ["_experiment", "_escape_result", "_fixed_points", "_plateau", "_points", "_scaling", "_sweep"],
     ["cli", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -183,6 +183,58 @@ def test_second_layers_enter():
     np.testing.assert_array_equal(other.a, [[-1.0, -1.0]])
 
 
+@pytest.mark.parametrize("name", ["linear", "relu"])
+@pytest.mark.parametrize("method", ["DOP853", "Radau"])
+def test_layers_stay_balanced(name, method):
+    """Gradient flow of a homogeneous student conserves (gamma_a/gamma) Q_jj - a_j^2 (Du et al. 2018, 1806.00900)."""
+    rng = np.random.default_rng(1)
+    start = Overlaps.from_weights(rng.normal(size=(3, 20)), rng.normal(size=(2, 20)), rng.normal(size=3))
+    problem = Problem(name, gamma=0.0, second_layer_ratio=0.4)
+    sol = hdsgd.solve_ode(problem, start, 10.0, method=method, rtol=1e-10, atol=1e-12)
+    kept = 0.4 * np.diagonal(sol.Q, axis1=1, axis2=2) - sol.a**2
+    np.testing.assert_allclose(kept, np.broadcast_to(kept[0], kept.shape), atol=1e-7)
+    assert np.abs(sol.a[-1] - sol.a[0]).max() > 0.1
+    assert sol.risk[-1] < sol.risk[0]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_that_are_not_used_decay(backend):
+    start = Overlaps.random(2, 1, 30, rng=0)
+    unused = Overlaps(start.Q, start.M, start.P, a=[0.0, 0.0])
+    sol = hdsgd.solve_ode(Problem("erf", weight_decay=0.7), unused, 3.0, backend=backend)
+    np.testing.assert_allclose(sol.M[-1], start.M * np.exp(-2.1), rtol=1e-7)
+    np.testing.assert_allclose(sol.Q[-1], start.Q * np.exp(-4.2), rtol=1e-7)
+
+
+def test_a_batch_acts_as_a_smaller_learning_rate():
+    start = Overlaps.random(2, 2, 50, rng=3)
+    batch, single = (
+        hdsgd.solve_ode(Problem("erf", gamma=0.8 / n, Delta=0.1, batch_size=4 // n), start, 5.0, times=[2.0, 5.0])
+        for n in (1, 4)
+    )
+    np.testing.assert_allclose(batch.Q, single.Q, rtol=1e-12)
+    np.testing.assert_allclose(batch.alpha, 4 * batch.t * 2 / 0.8)  # samples per dimension
+    np.testing.assert_allclose(batch.alpha, single.alpha)
+
+
+def test_a_stop_with_a_trained_second_layer():
+    problem = Problem("erf", gamma=0.5, second_layer_ratio=1.0)
+    sol = hdsgd.solve_ode(problem, Overlaps.random(2, 1, 50, rng=0), 50.0, stop=Exit(T=0.5))
+    assert sol.status is Status.EXITED
+    np.testing.assert_allclose(sol.risk[-1], 0.5 * sol.risk[0], rtol=1e-9)
+    np.testing.assert_allclose(hdsgd.Dynamics(problem).risk(sol.overlaps()), sol.risk[-1], rtol=1e-9)
+    rest = hdsgd.solve_ode(problem, sol.overlaps(), 1.0)
+    np.testing.assert_array_equal(rest.a[0], sol.a[-1])
+
+
+@pytest.mark.parametrize("gamma", [1e150, 1e200, 1e300])
+@pytest.mark.parametrize("spherical", [False, True])
+def test_derivatives_beyond_floating_point_are_refused(gamma, spherical):
+    problem = Problem("quadratic", gamma=gamma, spherical=spherical)
+    with pytest.raises(ValueError, match="decrease gamma"):
+        hdsgd.solve_ode(problem, Overlaps.random(2, 1, 50, rng=0), 1.0)
+
+
 def test_progress_runs_to_the_end():
     seen = []
     hdsgd.solve_ode(Problem("erf"), Overlaps.random(2, 1, 50, rng=0), 5.0, progress=seen.append)

@@ -30,10 +30,16 @@ def built(tmp_path_factory):
         pytest.skip("not a checkout")
     out = tmp_path_factory.mktemp("dist")
     tree = tmp_path_factory.mktemp("tree") / "source"  # setuptools leaves build folders behind
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    files = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if files.returncode:
         pytest.skip("needs git")
-    for name in files.stdout.splitlines():
+    for name in filter(lambda name: (ROOT / name).is_file(), files.stdout.splitlines()):
         target = tree / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((ROOT / name).read_bytes())

@@ -51,7 +51,26 @@ def test_step_time():
     assert Problem(gamma=0.5).step_time(4, 100) == pytest.approx(0.5 / 400)
 
 
-@pytest.mark.parametrize("kwargs", [{"batch_size": 2}, {"weight_decay": 0.1}, {"second_layer_ratio": 1.0}])
-def test_what_is_not_there_yet_is_refused(kwargs):
-    with pytest.raises(ValueError, match="not available in this version"):
+def test_batches_decay_and_second_layer():
+    problem = Problem(batch_size=np.float64(4), weight_decay=1, second_layer_ratio=np.float32(0.5))
+    assert (problem.batch_size, problem.weight_decay, problem.second_layer_ratio) == (4, 1.0, 0.5)
+    assert type(problem.batch_size) is int
+    assert type(problem.weight_decay) is type(problem.second_layer_ratio) is float
+    assert problem != dataclasses.replace(problem, batch_size=5)
+    assert pickle.loads(pickle.dumps(problem)) == problem
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"batch_size": 0}, "at least 1"),
+        ({"batch_size": 1.5}, "must be an integer"),
+        ({"weight_decay": -0.1}, "weight_decay must be finite and >= 0"),
+        ({"weight_decay": 0.1, "spherical": True}, "has no effect with spherical=True"),
+        ({"second_layer_ratio": -1.0}, "gamma_a/gamma"),
+        ({"second_layer_ratio": np.inf}, "finite"),
+    ],
+)
+def test_values_out_of_range_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
         Problem(**kwargs)

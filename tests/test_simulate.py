@@ -128,6 +128,54 @@ def test_the_exit_is_the_first_step_below_the_level(backend, method, problem, p,
     np.testing.assert_array_equal(absolute.exit_time, stopped.exit_time)  # all start at one risk
 
 
+FEATURES = [
+    {"spherical": True},
+    {"weight_decay": 0.3},
+    {"spherical": True, "second_layer_ratio": 0.5},
+    {"batch_size": 3},
+]
+
+
+@pytest.mark.needs_cc
+@pytest.mark.parametrize("features", FEATURES, ids=lambda features: " ".join(features))
+@pytest.mark.parametrize(("p", "k"), [(1, 1), (1, 3), (2, 2), (8, 4)])
+@pytest.mark.parametrize(("activation", "gamma"), [("erf", 1.5), ("relu", 0.5), ("quadratic", 0.05), ("he3", 0.01)])
+def test_exits_found_by_bounds_are_those_of_every_step(activation, gamma, p, k, features):
+    # the chain in C computes the risk only when a bound of its change does not decide
+    problem, d, steps = Problem(activation, gamma=gamma * p, Delta=0.05, **features), 60, 1500
+    state, unit = start(problem, p, k, d), problem.step_time(p, d)
+    options = {"d": d, "replicas": 12, "rng": 1, "backend": "c"}
+    every = simulate(problem, state, steps * unit, times=np.arange(steps + 1) * unit, **options)
+    for T in (0.02, 0.1, 0.3):
+        below = every.risk <= (1 - T) * every.risk[:, :1]
+        first = np.where(below.any(axis=1), below.argmax(axis=1) * unit, np.nan)
+        stopped = simulate(problem, state, steps * unit, times=[0.0], stop=Exit(T=T), **options)
+        np.testing.assert_array_equal(stopped.exit_time, first)
+
+
+@pytest.mark.needs_cc
+@pytest.mark.parametrize(("p", "level"), [(1, 1e-25), (2, 1e-25), (6, 1e-25), (1, 1e-27)])
+def test_perfect_learning_is_followed_far_below_rounding(p, level):
+    # the risk is formed in the frame: from Q, M and P it could not be told from zero below 1e-16
+    problem = Problem("quadratic", gamma=0.1 * min(p, 3), spherical=True)
+    state = Overlaps(np.eye(p), 0.95 * np.eye(p), np.eye(p))
+    times = np.linspace(0.0, 80.0, 401)
+    sol = simulate(problem, state, 80.0, d=50, replicas=64, rng=1, times=times, stop=Exit(level=level), backend="c")
+    np.testing.assert_array_equal(sol.status, Status.EXITED)
+    assert (sol.risk > level)[sol.t < sol.exit_time[:, None]].all()  # so never negative
+    rates = []  # log(risk) falls as steadily below 1e-17 as above
+    for high, low in ((1e-5, 1e-13), (1e-17, 1e-24)):
+        inside = (sol.risk < high) & (sol.risk > low)
+        first, last = inside.argmax(axis=1), 400 - inside[:, ::-1].argmax(axis=1)
+        rows = np.arange(64)
+        rates.append(np.log(sol.risk[rows, last] / sol.risk[rows, first]) / (sol.t[last] - sol.t[first]))
+    difference = rates[0] - rates[1]
+    assert abs(difference.mean()) < 4.5 * difference.std() / 8.0
+    assert np.mean(rates) < -1.0
+    with pytest.raises(ValueError, match="hides an exit at 1e-25; choose a level above"):
+        simulate(Problem("erf"), state, 1.0, d=50, stop=Exit(level=1e-25), backend="c")
+
+
 @pytest.mark.parametrize("backend", [C, "numpy"])
 def test_a_single_run_ends_at_its_exit(backend):
     state = start(SPHERE, 1, 1, 40)
@@ -265,7 +313,7 @@ def test_frames(kind):
         "zero students": np.zeros((4, 3, 9)),
     }[kind]
     state = Overlaps.from_weights(W, W_star)
-    L, B, C = frame(state.Q, state.M, state.P)
+    L, B, C = frame(state.Q, state.M, state.P, 9)
     assert L.shape == (2, 1 if kind == "twin teachers" else 2)
     np.testing.assert_allclose(L @ L.T, state.P, atol=1e-13)
     np.testing.assert_allclose(B @ L.T, state.M, atol=1e-13)
@@ -289,7 +337,7 @@ def test_progress(backend, method):
 
 BAD = [
     ({"d": None}, "pass d=1000"),
-    ({"d": 2}, "use method='weights' there"),
+    ({"d": 2}, "no weights in d = 2 dimensions"),
     ({"d": 10.5}, "d must be an integer"),
     ({"d": -3}, "d must be at least 1"),
     ({"replicas": 0}, "replicas must be at least 1"),
@@ -299,6 +347,7 @@ BAD = [
     ({"times": [0.0, 2.0]}, "times must lie in"),
     ({"times": [0.5, 0.1]}, "strictly increasing"),
     ({"method": "overlap"}, "Did you mean 'overlaps'"),
+    ({"problem": Problem("erf", weight_decay=100.0)}, "decrease weight_decay or gamma"),
     ({"backend": "cuda"}, "backend must be one of"),
     ({"rng": -1}, "rng must be an integer >= 0"),
     ({"problem": Problem("erf", gamma=0.0)}, "use solve_ode"),

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import multiprocessing
+import os
 import pickle
 import zipfile
 
@@ -120,6 +121,46 @@ def test_weights_and_formulas_travel_with_the_file(tmp_path, path):
     assert again.weights == w
     assert again.seed == 2**128 - 1
     assert again.problem.teacher.formula == problem.teacher.formula
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A trajectory with a second layer that moves."""
+    problem = Problem("erf", gamma=0.5, batch_size=2, weight_decay=0.1, second_layer_ratio=0.5)
+    return hdsgd.solve_ode(problem, Overlaps.random(2, 1, 50, rng=0), 2.0, times=[0.0, 1.0, 2.0])
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".nc"])
+def test_a_trained_second_layer_is_kept(tmp_path, trained, suffix):
+    assert np.ptp(trained.a, axis=0).min() > 0.01
+    trained.save(tmp_path / f"a{suffix}")
+    again = hdsgd.load(tmp_path / f"a{suffix}")
+    assert again == trained
+    assert again.problem == trained.problem
+    np.testing.assert_array_equal(again.overlaps(1).a, trained.a[1])
+    data = trained.to_xarray()
+    assert data["a"].dims == ("t", "j")
+    np.testing.assert_array_equal(data["alpha"], trained.alpha)
+    np.testing.assert_allclose(trained.alpha, 2 * trained.t * 2 / 0.5)
+    assert trained.plot().axes[3].get_ylabel() == "second layer $a$"
+
+
+def test_counts_cannot_be_changed(path):
+    for sol in (path, pickle.loads(pickle.dumps(path)), copy.copy(path)):
+        assert sol.stats == path.stats
+        for mapping in (sol.stats, sol.versions):
+            with pytest.raises(TypeError):
+                mapping["steps"] = 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_saved_files_have_ordinary_permissions(tmp_path, path):
+    before = os.umask(0o027)
+    try:
+        path.save(tmp_path / "a.npz")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.npz").stat().st_mode & 0o777 == 0o640
 
 
 def test_files_hold_no_pickle(tmp_path, path):
@@ -297,6 +338,8 @@ def test_every_object_survives_a_spawned_process(path, ensemble):
         Overlaps.random(2, 1, 9, rng=0, replicas=2),
         hdsgd.Weights(np.ones((2, 4)), np.ones((1, 4))),
         hdsgd.activation("he3"),
+        hdsgd.Dynamics(path.problem),
+        hdsgd.Dynamics(path.problem).drift(path.overlaps()),
     ]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.map(copy.copy, values) == values

@@ -8,18 +8,18 @@ import sympy
 from sympy import Expr, Symbol
 from sympy.printing.c import C99CodePrinter
 
-from ..functions import C_SOURCE
+from ..functions import NAMES
 
 
 class CPrinter(C99CodePrinter):  # type: ignore[misc]
-    """C99 printer; ``names`` says how each symbol is written (by default as itself).
+    """C99 printer; ``names`` says how each symbol is written (by default as itself), ``asin`` how an arc sine is.
 
     ``FMA`` and ``asin1`` are defined by the runtime's common header.
     """
 
-    def __init__(self, names: Mapping[Symbol, str] | None = None) -> None:
+    def __init__(self, names: Mapping[Symbol, str] | None = None, asin: str = "asin1({})") -> None:
         super().__init__()
-        self._names = names or {}
+        self._names, self._asin = names or {}, asin
 
     def _print_Symbol(self, expr: Symbol) -> str:
         return self._names.get(expr, expr.name)
@@ -67,11 +67,11 @@ class CPrinter(C99CodePrinter):  # type: ignore[misc]
         return text
 
     def _print_asin(self, expr: Expr) -> str:
-        return f"asin1({self._print(expr.args[0])})"
+        return self._asin.format(self._print(expr.args[0]))
 
     def _print_Function(self, expr: Expr) -> str:
         name = expr.func.__name__
-        if name in C_SOURCE:
+        if name in NAMES:
             return f"{name}({', '.join(self._print(argument) for argument in expr.args)})"
         return str(super()._print_Function(expr))
 
@@ -126,4 +126,4 @@ class DualPrinter(CPrinter):
     def _print_Function(self, expr: Expr) -> str:
         return f"dual_{expr.func.__name__}({', '.join(self._print(argument) for argument in expr.args)})"
 
-    _print_asin = _print_exp = _print_Function
+    _print_asin = _print_exp = _print_cos = _print_sin = _print_Function

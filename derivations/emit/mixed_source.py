@@ -72,32 +72,70 @@ def pairs(programs: MixedPrograms, header: str) -> str:
         if programs.matched and not name.endswith("_ss"):
             text += f"\n#define {name} {own}_ss\n"
         else:
-            text += "\n" + _sum(programs, own, name)
+            text += "\n" + sum_function(programs, own, name)
     return text
 
 
 def noise(programs: MixedPrograms, header: str) -> str:
-    """Return the C text of the noise: loops over the units around loops over the terms."""
-    base = programs.base.expectations
-    four = [name for name in base if name[:2] == "I4"]
-    text = c_source.comment(header) + c_source.four_point_helpers(programs.base)
-    for name in four:
-        if base[name].kinked:
-            text += "\n" + c_source.dual_function(base[name], f"base_{name}")
-        else:
-            text += "\n" + c_source.inline_function(f"base_{name}", base[name])
-    own = [name for name in programs.blocks() if name[:2] == "I4"]
-    for name in own:
-        text += "\n" + _sum(programs, name, name) + "\n" + c_source.plain_block(name)
-    return text + c_source.entry_points(own, ["0"])
+    """Return the C text of the noise: that of the terms, of which each unit is a small network."""
+    text = c_source.noise(programs.base, header)
+    for name in ("noise_work", "noise_sum"):
+        text = text.replace(f" {name}(", f" base_{name}(")
+    for name, formula in (("student", programs.student), ("teacher", programs.teacher)):
+        terms = of_formula(formula).terms
+        text += f"\nenum {{ {name.upper()}_TERMS = {len(terms)} }};\n"
+        for what, column in (("weight", 0), ("scale", 1)):
+            numbers = ", ".join(repr(term[column]) for term in terms)
+            text += f"static const double {name}_{what}[{len(terms)}] = {{{numbers}}};\n"
+    return text + _EXPANDED
 
 
-def _sum(programs: MixedPrograms, name: str, function: str) -> str:
+_EXPANDED = """
+/* Unit x of the network is the terms weight*base(scale*u_x): units of a larger network, whose covariance is scaled. */
+static long noise_work(long p, long k)
+{
+    const long P = p*STUDENT_TERMS, K = k*TEACHER_TERMS, N = P + K;
+    return 2*LANES + 2*N + N*N + layout_memory(P, K) + (P/2 + 1)*whole(P) + base_noise_work(P, K);
+}
+
+static void noise_sum(const layout *o, double *sums, double *work)
+{
+    const long p = o->p, n = o->n, P = p*STUDENT_TERMS, K = (n - p)*TEACHER_TERMS, N = P + K;
+    double *scale = work, *v = scale + N, *C = v + N;
+    for (long x = 0, X = 0; x < n; x++)
+        for (long i = 0; i < (x < p ? STUDENT_TERMS : TEACHER_TERMS); i++, X++) {
+            scale[X] = x < p ? student_scale[i] : teacher_scale[i];
+            v[X] = o->v[x]*(x < p ? student_weight[i] : teacher_weight[i]);
+        }
+    for (long X = 0; X < N; X++)
+        for (long Y = 0; Y < N; Y++) {
+            const long x = X < P ? X/STUDENT_TERMS : p + (X - P)/TEACHER_TERMS;
+            const long y = Y < P ? Y/STUDENT_TERMS : p + (Y - P)/TEACHER_TERMS;
+            C[X*N + Y] = scale[X]*scale[Y]*o->C[x*n + y];
+        }
+    layout large;
+    double *inner = arrange(&large, P, K, C, v, aligned(C + N*N)), *rest = inner + (P/2 + 1)*large.span;
+    for (double *sum = inner; sum < rest; sum++) *sum = 0.0;
+    base_noise_sum(&large, inner, rest);
+    for (long delta = 0; delta <= P/2; delta++)
+        for (long J = 0; J < pairs_at(P, delta); J++) {
+            const long L = large.student[J + delta], j = J/STUDENT_TERMS, l = L/STUDENT_TERMS;
+            const int first = (int)(J%STUDENT_TERMS), second = (int)(L%STUDENT_TERMS);
+            const double slopes = student_weight[first]*scale[J]*student_weight[second]*scale[L];
+            const double ways = j == l && J != L ? 2.0 : 1.0; /* (J, L) and (L, J) are one pair, of one unit */
+            sums[pair_index(o, j, l)] += ways*slopes*inner[delta*large.span + J];
+        }
+}
+"""
+
+
+def sum_function(programs: MixedPrograms, name: str, function: str) -> str:
     """Return one expectation as a C function with a loop over the terms of each factor."""
     program: Program = programs.base.expectations[programs.base_name(name)]
     mixtures = _mixtures(programs, name)
     arguments = ", ".join(f"double {symbol.name}" for symbol in program.inputs)
     text = f"static double {function}({arguments})\n{{\n"
+    counts = [1 if order is None else len(mixture.terms) for mixture, order in mixtures]
     for i, (mixture, order) in enumerate(mixtures, start=1):
         terms = ((1.0, 1.0),) if order is None else mixture.terms
         values = [(weight * scale ** (order or 0), scale) for weight, scale in terms]
@@ -105,10 +143,10 @@ def _sum(programs: MixedPrograms, name: str, function: str) -> str:
             numbers = ", ".join(repr(value[column]) for value in values)
             text += f"    static const double {letter}{i}[{len(values)}] = {{{numbers}}};\n"
     text += "    double total = 0.0;\n"
-    for i, (mixture, _) in enumerate(mixtures, start=1):
+    for i, count in enumerate(counts, start=1):
         if i == len(mixtures):
             text += "#pragma omp simd reduction(+ : total)\n"
-        text += f"    for (int i{i} = 0; i{i} < {len(mixture.terms)}; i{i}++)\n"
+        text += f"    for (int i{i} = 0; i{i} < {count}; i{i}++)\n"
     weight = "*".join(f"w{i}[i{i}]" for i in range(1, len(mixtures) + 1))
     entries = ", ".join(
         f"s{i}[i{i}]*s{j}[i{j}]*C{i}{j}" for i in range(1, len(mixtures) + 1) for j in range(i, len(mixtures) + 1)

@@ -17,7 +17,7 @@ from typing import Any
 from sympy import Expr
 from sympy.printing.numpy import SciPyPrinter
 
-from ..functions import DUAL_SOURCE, NUMPY_SOURCE
+from ..functions import NAMES, numpy_text
 from ..kernels import KernelPrograms
 from ..program import Program
 
@@ -35,7 +35,7 @@ class _Printer(SciPyPrinter):  # type: ignore[misc]
 
     def _print_Function(self, expr: Expr) -> str:
         name = expr.func.__name__
-        if name not in NUMPY_SOURCE:
+        if name not in NAMES:
             return str(super()._print_Function(expr))
         self.used.add(name)
         return f"{name}({', '.join(self._print(argument) for argument in expr.args)})"
@@ -54,11 +54,9 @@ def module(programs: KernelPrograms, header: str, pointwise: Mapping[str, Expr] 
         _renamed(function(printer, program), prefix)
         for program in (*programs.expectations.values(), *programs.diffusion.values())
     ]
-    helpers = ""
-    if printer.used == {"positive"}:
-        helpers = "\n\ndef positive(v):\n    return np.maximum(v, 0.0)\n"
-    elif printer.used:  # they call one another
-        helpers = DUAL_SOURCE + "\n".join(NUMPY_SOURCE.values())
+    helpers = numpy_text(printer.used)
+    if "dawsn" in helpers:
+        printer.module_imports["scipy.special"] |= {"dawsn", "erf"}
     imports = ("import numpy as np\n" if helpers else "") + "".join(
         f"from {name} import {', '.join(sorted(functions))}\n"
         for name, functions in sorted(printer.module_imports.items())

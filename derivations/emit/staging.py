@@ -1,13 +1,13 @@
 """Stage a four-point program into tables, so that the innermost loop holds only what depends on all four indices.
 
 Input
-    A program in the covariance of (j, l, a, b): students j ≥ l, whose derivatives enter the noise, and units a, b.
+    A program in the covariance of (j, l, a, b): students j and l, whose derivatives enter the noise, and units a, b.
 Output
     :class:`Staged`: its lets as tables keyed by (function, index set).
 
 A let that depends on (j, a) is a table over students and units, computed once; the same function of (l, a) or, where a
-and b range over the same units, of (j, b) is the same table read at other indices.  The pairs (j, l) are the innermost
-axis of every loop, along which the compiler vectorises.
+and b range over the same units, of (j, b) is the same table read at other indices.  Tables over (j, l, a) are computed
+for a vector of pairs (j, l) at a time, along which the innermost loop runs: one unit's entries fit a few registers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROLES = "jlab"
 
 @dataclass(frozen=True)
 class Table:
-    """One function of an index set; ``domain`` names it: '' (constant), s, u, a, b, su, sa, sb, jl, jlu, …, jlab.
+    """One function of an index set; ``domain`` names it: '' (constant), s, u, a, b, ab, su, sa, sb, jl, jlu, …, jlab.
 
     s is a student index, u a unit index (a or b alone where they range over different units); (jl) is a pair.
     """
@@ -97,6 +97,8 @@ def _domain(roles: str, symmetric: bool) -> tuple[str, dict[str, str]]:
     students = [role for role in roles if role in "jl"]
     units = [role for role in roles if role in "ab"]
     renamed = {role: role for role in roles}
+    if students and len(units) == 2:
+        return "jlab", renamed  # cheaper anew than read from a table
     if len(students) == 1:
         renamed[students[0]] = "s"
     if len(units) == 1 and symmetric:
@@ -114,6 +116,12 @@ def _rewrite(expr: Expr, place: dict[Symbol, Reference], renamed: dict[str, str]
         staged.references[stand_in] = Reference(found.table, found.domain, roles)
         swap[symbol] = stand_in
     return expr.xreplace(swap)
+
+
+def is_read_elsewhere(staged: Staged, table: Table) -> bool:
+    """Return whether a table is read outside the loop that computes it; if not, it needs no memory."""
+    others = (*(other.expr for other in staged.tables if other.domain != table.domain), staged.outer, staged.inner)
+    return any(staged.references[symbol].table == table.name for expr in others for symbol in expr.free_symbols)
 
 
 def in_domain(tables: Sequence[Table], *domains: str) -> list[Table]:

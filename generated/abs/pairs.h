@@ -22,20 +22,21 @@ static inline double I2_ss(double C11, double C12, double C22)
     const double t2 = share(C12, C11);
     const double t3 = FMA(t1, 0.5*C12, 0.5*C11*t2);
     const double t4 = FMA(t3, (-1.0), C12);
-    const double t5 = FMA(t2, -C12, C22);
-    const double t6 = clean(t5, C22);
-    const double t7 = density(C11);
-    const double t8 = density(t6);
-    const double t9 = 2.0*t4*t8;
-    const double t10 = share(C12, C22);
-    const double t11 = FMA(t10, -C12, C11);
-    const double t12 = C12*t10;
-    const double t13 = FMA(t12, (-1.0), C11);
-    const double t14 = clean(t11, C11);
-    const double t15 = density(C22);
-    const double t16 = density(t14);
-    const double t17 = 2.0*t13*t16;
-    return FMA(t17, 2.0*C22*t15, FMA(t9, 2.0*C12*t7, 0.6366197723675814*C12*t0));
+    const double t5 = share(C12, C22);
+    const double t6 = FMA(t5, -t2, 1.0);
+    const double t7 = C22*t6;
+    const double t8 = clean(t7, C22);
+    const double t9 = density(C11);
+    const double t10 = density(t8);
+    const double t11 = 2.0*t10*t4;
+    const double t12 = C11*t6;
+    const double t13 = C12*t5;
+    const double t14 = FMA(t13, (-1.0), C11);
+    const double t15 = clean(t12, C11);
+    const double t16 = density(C22);
+    const double t17 = density(t15);
+    const double t18 = 2.0*t14*t17;
+    return FMA(t18, 2.0*C22*t16, FMA(t9, 2.0*C12*t11, 0.6366197723675814*C12*t0));
 }
 
 #define I2_st I2_ss
@@ -53,12 +54,14 @@ static inline double J2_ss(double C11, double C12, double C22)
 static inline double K2_ss(double C11, double C12, double C22)
 {
     const double t0 = share(C12, C11);
-    const double t1 = FMA(t0, -C12, C22);
-    const double t2 = density(C11);
-    const double t3 = clean(t1, C22);
-    const double t4 = density(t3);
-    const double t5 = 2.0*t1*t4;
-    return 2.0*t2*t5;
+    const double t1 = share(C12, C22);
+    const double t2 = FMA(t1, -t0, 1.0);
+    const double t3 = C22*t2;
+    const double t4 = density(C11);
+    const double t5 = clean(t3, C22);
+    const double t6 = density(t5);
+    const double t7 = 2.0*t3*t6;
+    return 2.0*t4*t7;
 }
 
 #define K2_st K2_ss

@@ -80,15 +80,26 @@ def signsign(c, u, v):
     return np.where((u > 0.0) & (v > 0.0), angle, 0.0)
 
 
-_k = 0.14*np.arange(-28, 28 + 1)
+_k = 0.14*np.concatenate([np.arange(-28, 28 + 1), np.arange(-28, 28) + 0.5])
 _T, _S = 1.0/(1.0 + np.exp(-np.pi*np.sinh(_k))), 1.0/(1.0 + np.exp(np.pi*np.sinh(_k)))
 _W = 0.14*np.pi*np.cosh(_k)*_T*_S
 
 
-def _term(x, kl, kj, il, ra, rb, det, t, s):
+def _term(x, kl, kj, il, ra, rb, t, s):
+    # conditional covariances by elimination: determinants expanded in t would cancel where variables nearly coincide
     D = (s + (1.0 - np.abs(x))*t)*(1.0 + np.abs(x)*t)
-    N = D*t*kl - (ra*t*il + t*kj*rb - t*x*(ra*rb + t*t*kj*il))
-    return x/np.sqrt(D)*np.arctan2(N, np.sqrt(D*det))
+    ki, li = t*(kj - ra*x), t*(il - rb*x)
+    A, B = (1.0 - ra)*(1.0 + ra)*D - ki*ki, (1.0 - rb)*(1.0 + rb)*D - li*li
+    N = D*t*(kl - ra*il) - ki*(rb - x*t*t*il)
+    return x/np.sqrt(D)*np.arctan2(N, np.sqrt(np.maximum(A*B - N*N, 0.0)))
+
+
+def _path(ra, ac, ad, bc, bd, rb, nodes):
+    total = np.zeros(ra.shape)
+    for t, s, w in zip(_T[nodes], _S[nodes], _W[nodes]):
+        total += w*(_term(ac, bd, bc, ad, ra, rb, t, s) + _term(ad, bc, bd, ac, ra, rb, t, s))
+        total += w*(_term(bc, ad, ac, bd, ra, rb, t, s) + _term(bd, ac, ad, bc, ra, rb, t, s))
+    return total
 
 
 def _foursigns_dual(*entries):
@@ -108,6 +119,7 @@ def foursigns(c12, c13, c14, c23, c24, c34, v1, v2, v3, v4):
     if isinstance(c12, Dual):
         return _foursigns_dual(c12, c13, c14, c23, c24, c34, v1, v2, v3, v4)
     cov = np.stack(np.broadcast_arrays(c12, c13, c14, c23, c24, c34, v1, v2, v3, v4)).astype(float)
+    shape, cov = cov.shape[1:], cov.reshape(10, -1)
     var = cov[6:]
     safe = np.where(var > 0.0, var, 1.0)
     first, second = [0, 0, 0, 1, 1, 2], [1, 2, 3, 2, 3, 3]
@@ -119,20 +131,18 @@ def foursigns(c12, c13, c14, c23, c24, c34, v1, v2, v3, v4):
     # the pairing whose cross correlations are smallest: (12)(34), (13)(24) or (14)(23), brought to (ab)(cd)
     orders = np.array([[0, 1, 2, 3, 4, 5], [1, 0, 2, 3, 5, 4], [2, 1, 0, 5, 4, 3]])
     worst = np.stack([np.abs(r[order[1:5]]).max(axis=0) for order in orders])
-    ra, ac, ad, bc, bd, rb = np.take_along_axis(
-        np.stack([r[order] for order in orders], axis=1), worst.argmin(axis=0)[None, None], axis=1
-    )[:, 0]
+    r = np.take_along_axis(np.stack([r[order] for order in orders], axis=1), worst.argmin(axis=0)[None, None], axis=1)
+    ra, ac, ad, bc, bd, rb = r = r[:, 0]
     q = ac*ac + ad*ad + bc*bc + bd*bd - 2.0*ra*(ac*bc + ad*bd) - 2.0*rb*(ac*ad + bc*bd)
     q = q + 2.0*ra*rb*(ad*bc + ac*bd)
     m, base = (ac*bd - ad*bc)**2, (1.0 - ra*ra)*(1.0 - rb*rb)
-    total = np.zeros(ra.shape)
-    for t, s, w in zip(_T, _S, _W):
-        det = np.maximum(base - t*t*q + t*t*t*t*m, 0.0)
-        total += w*(_term(ac, bd, bc, ad, ra, rb, det, t, s) + _term(ad, bc, bd, ac, ra, rb, det, t, s))
-        total += w*(_term(bc, ad, ac, bd, ra, rb, det, t, s) + _term(bd, ac, ad, bc, ra, rb, det, t, s))
+    total = _path(*r, slice(57))
+    near = (base - q + m < 0.1*base) | (worst.min(axis=0) > 0.9)  # a singularity close to the path: twice the nodes
+    if near.any():
+        total[near] = 0.5*(total[near] + _path(*r[:, near], slice(57, None)))
     value = (2.0/np.pi)**2*(np.arcsin(ra)*np.arcsin(rb) + total)
     value = np.where(np.abs(tied) > 1.0 - 1e-15, coincident, value)
-    return np.where((var > 0.0).all(axis=0), value, 0.0)
+    return np.where((var > 0.0).all(axis=0), value, 0.0).reshape(shape)
 
 
 def student(x):

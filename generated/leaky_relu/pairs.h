@@ -23,21 +23,22 @@ static inline double I2_ss(double C11, double C12, double C22)
     const double t3 = share(C12, C11);
     const double t4 = FMA(t2, 0.5*C12, 0.5*C11*t3);
     const double t5 = FMA(t4, (-1.0), C12);
-    const double t6 = FMA(t3, -C12, C22);
-    const double t7 = clean(t6, C22);
-    const double t8 = density(C11);
-    const double t9 = density(t7);
-    const double t10 = 0.99*t5*t9;
-    const double t11 = share(C12, C22);
-    const double t12 = FMA(t11, -C12, C11);
-    const double t13 = C12*t11;
-    const double t14 = FMA(t13, (-1.0), C11);
-    const double t15 = clean(t12, C11);
-    const double t16 = density(C22);
-    const double t17 = density(t15);
-    const double t18 = 0.99*t14*t17;
-    const double t19 = FMA(t18, 0.99*C22*t16, FMA(t8, 0.99*C12*t10, 0.15598775972436663*C12*t1));
-    return t0 + t19;
+    const double t6 = share(C12, C22);
+    const double t7 = FMA(t6, -t3, 1.0);
+    const double t8 = C22*t7;
+    const double t9 = clean(t8, C22);
+    const double t10 = density(C11);
+    const double t11 = density(t9);
+    const double t12 = 0.99*t11*t5;
+    const double t13 = C11*t7;
+    const double t14 = C12*t6;
+    const double t15 = FMA(t14, (-1.0), C11);
+    const double t16 = clean(t13, C11);
+    const double t17 = density(C22);
+    const double t18 = density(t16);
+    const double t19 = 0.99*t15*t18;
+    const double t20 = FMA(t19, 0.99*C22*t17, FMA(t12, 0.99*C12*t10, 0.15598775972436663*C12*t1));
+    return t0 + t20;
 }
 
 #define I2_st I2_ss
@@ -55,12 +56,14 @@ static inline double J2_ss(double C11, double C12, double C22)
 static inline double K2_ss(double C11, double C12, double C22)
 {
     const double t0 = share(C12, C11);
-    const double t1 = FMA(t0, -C12, C22);
-    const double t2 = density(C11);
-    const double t3 = clean(t1, C22);
-    const double t4 = density(t3);
-    const double t5 = 0.99*t1*t4;
-    return 0.99*t2*t5;
+    const double t1 = share(C12, C22);
+    const double t2 = FMA(t1, -t0, 1.0);
+    const double t3 = C22*t2;
+    const double t4 = density(C11);
+    const double t5 = clean(t3, C22);
+    const double t6 = density(t5);
+    const double t7 = 0.99*t3*t6;
+    return 0.99*t4*t7;
 }
 
 #define K2_st K2_ss

@@ -7,18 +7,13 @@ Nothing is imported here but what Python has loaded already, so that Ctrl-C is o
 rest takes long enough to be interrupted.
 """
 
-import os
 import sys
 
 TYPE_CHECKING = False  # that of typing, which is not loaded yet
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
 __all__ = ["main"]
-
-_LINE = "hdsgd: interrupted\n"
-_CODE = 130
 
 
 def main(argv: "Sequence[str] | None" = None) -> int:
@@ -35,6 +30,8 @@ def main(argv: "Sequence[str] | None" = None) -> int:
     int
         The exit code: 0 only on success, 2 on bad input, 130 after Ctrl-C.
     """
+    from .. import _signals
+
     try:
         if argv is not None:
             from ._main import run
@@ -42,42 +39,21 @@ def main(argv: "Sequence[str] | None" = None) -> int:
             return run(argv)
         import signal
 
-        usual, ignored = signal.default_int_handler, signal.SIG_IGN
         try:
-            # Raised within an import, a KeyboardInterrupt can be swallowed or turned into an ImportError.
-            _replace(usual, _leave)
+            _signals.guard()
             from ._main import run
 
-            _replace(_leave, usual)
+            _signals.release()
             return run(None)
         finally:
-            _replace(usual, ignored)
+            _signals.replace(signal.default_int_handler, signal.SIG_IGN)
     except KeyboardInterrupt:
-        _say()
-        return _CODE
+        _say(_signals.LINE)
+        return _signals.CODE
 
 
-def _replace(old: "Any", new: "Any") -> None:
-    """Change what Ctrl-C does, unless that is not ours to say: under nohup it is ignored."""
-    import signal
-
-    try:
-        if signal.getsignal(signal.SIGINT) is old:
-            signal.signal(signal.SIGINT, new)
-    except ValueError:  # only the main thread gets signals, and may say so
-        pass
-
-
-def _leave(*_: object) -> None:
-    """End the process; nothing has begun that would have to be ended in order."""
-    try:
-        os.write(2, _LINE.encode())
-    finally:
-        os._exit(_CODE)
-
-
-def _say() -> None:
+def _say(line: str) -> None:
     import contextlib
 
     with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody is there to read it
-        print(_LINE, end="", file=sys.stderr)
+        print(line, end="", file=sys.stderr)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from .. import _bridge, activation, generate
 from ._shell import Commands, command, emit, folder_for, progress, writing
@@ -26,10 +23,14 @@ t = nu*gamma/(p*d).
 
 _GENERATE = """\
 Derive the kernel of an activation (or of a student-teacher pair), verify every
-expectation against independent quadrature, and write it as numpy and C code: to the
-user cache, where all commands find it, or to a folder. Its rates are per unit of the
-time t = nu*gamma/(p*d). Solvers do this by themselves on first use; do it here to see
-the certificates, to name an activation, or to read the code.
+expectation against independent quadrature, write it as numpy and C code to the user
+cache, where all commands find it, compile it, and print its certificate: the route
+to each expectation, its operations and its worst error. Its rates are per unit of
+the time t = nu*gamma/(p*d). Solvers do this by themselves on first use; do it here
+to see the certificate, to name an activation, or to read the code.
+
+--out writes a numpy module and a C file with its header, called hdsgd_NAME or
+hdsgd_kernel, that work without hdsgd.
 
 --builtin rewrites the kernels of the built-in activations that are checked in
 (for developers); with --check it only compares them with a fresh derivation.
@@ -64,13 +65,20 @@ def add(commands: Commands) -> None:
         _generate,
         summary="derive, verify and write the kernel of an activation",
         description=_GENERATE,
-        examples=["hdsgd generate 'x**4 - 6*x**2 + 3' --name quartic", "hdsgd generate --builtin --check"],
+        examples=[
+            "hdsgd generate 'erf(x) + 0.1*x' --name mine",
+            "hdsgd solve --activation mine -d 1000 --t-max 10",
+            "hdsgd generate --builtin --check",
+        ],
         notes="exit code of --check: 0 when nothing differs, 1 when something does.\n",
     )
     parser.add_argument("spec", metavar="SPEC", nargs="?", help=f"activation of the student: {_SPEC}")
     parser.add_argument("--teacher", metavar="SPEC", help="activation of the teacher (default: the student's)")
     parser.add_argument("--name", help="remember the student's formula by this name (default: no name)")
-    parser.add_argument("--out", metavar="DIR", help="folder for the generated files (default: the user cache)")
+    parser.add_argument("--out", metavar="DIR", help="folder for files that work without hdsgd (default: none)")
+    parser.add_argument(
+        "--certify", action="store_true", help="also 20-digit quadrature and adversarial covariances (up to minutes)"
+    )
     parser.add_argument("--builtin", action="store_true", help="all built-in activations, into the checked-in folder")
     parser.add_argument("--check", action="store_true", help="with --builtin: write nothing, list what differs")
 
@@ -105,8 +113,8 @@ def _derive(args: argparse.Namespace) -> int:
 
 def _generate(args: argparse.Namespace) -> int:
     if args.builtin:
-        for option in ("spec", "teacher", "name", "out"):
-            if getattr(args, option) is not None:
+        for option in ("spec", "teacher", "name", "out", "certify"):
+            if getattr(args, option) not in (None, False):
                 shown = "SPEC" if option == "spec" else f"--{option}"
                 raise ValueError(f"--builtin takes all built-in activations to their own folder; leave {shown} out")
         return _check_builtins(args) if args.check else _write_builtins(args)
@@ -120,14 +128,18 @@ def _generate(args: argparse.Namespace) -> int:
             raise ValueError(f"--out {out} is a file; pass a folder for the generated files")
         folder_for("--out", out, out if out.is_dir() else None)
     with progress("generate") as report:
-        made = generate(args.spec, args.teacher, name=args.name, out=out, **_reporting(generate, report))
-    emit(args, {"command": "generate", **dataclasses.asdict(made)}, str(made))
+        made = generate(args.spec, args.teacher, name=args.name, out=out, certify=args.certify, progress=report)
+    certification = None if made.certification is None else made.certification.as_dict()
+    document = {
+        "command": "generate",
+        **{field.name: getattr(made, field.name) for field in dataclasses.fields(made)},
+        "student": dataclasses.asdict(made.student),
+        "teacher": dataclasses.asdict(made.teacher),
+        "certificates": [dataclasses.asdict(certificate) for certificate in made.certificates],
+        "certification": certification,
+    }
+    emit(args, document, str(made))
     return 0
-
-
-def _reporting(function: Callable[..., Any], report: Callable[[float], None] | None) -> dict[str, Any]:
-    """The argument for progress, of a function that has one."""
-    return {"progress": report} if "progress" in inspect.signature(function).parameters else {}
 
 
 def _check_builtins(args: argparse.Namespace) -> int:

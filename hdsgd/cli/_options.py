@@ -31,6 +31,7 @@ __all__ = [
     "begin",
     "files",
     "fits",
+    "problem",
     "stop",
     "times",
 ]
@@ -41,7 +42,7 @@ _SEEDS = 2**53
 #: the number of stored times, from the time that one step of SGD takes
 Rows: TypeAlias = Callable[[float], int]
 
-_FIELDS = {"activation": "activation", "teacher": "teacher_activation", "gamma": "gamma", "Delta": "Delta"}
+_FIELDS = tuple(field.name for field in dataclasses.fields(Problem))
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,12 @@ def add_problem(parser: Parser) -> None:
         metavar="SPEC",
         help=f"of the student: built-in or saved name, or a formula in x (default: {known['activation']})",
     )
-    group.add_argument("--teacher", metavar="SPEC", help="activation of the teacher (default: the student's)")
+    group.add_argument(
+        "--teacher",
+        dest="teacher_activation",
+        metavar="SPEC",
+        help="activation of the teacher (default: the student's)",
+    )
     group.add_argument(
         "--gamma", type=number, help=f"learning rate; 0 is gradient flow in the same t (default: {known['gamma']})"
     )
@@ -84,6 +90,26 @@ def add_problem(parser: Parser) -> None:
         "--spherical",
         action=argparse.BooleanOptionalAction,
         help="rescale each student's weights to norm sqrt(d) after every step (default: no)",
+    )
+    group.add_argument(
+        "--batch-size",
+        type=whole,
+        metavar="N",
+        help=f"fresh samples whose mean gradient makes a step (default: {known['batch_size']})",
+    )
+    group.add_argument(
+        "--weight-decay",
+        type=number,
+        metavar="ETA",
+        help="each step multiplies W by 1 - ETA*gamma/(p*d), too; not with --spherical "
+        f"(default: {known['weight_decay']:g})",
+    )
+    group.add_argument(
+        "--second-layer-ratio",
+        type=number,
+        metavar="RATIO",
+        help="gamma_a/gamma: the learning rate of the second layer in units of gamma; 0 keeps it fixed "
+        f"(default: {known['second_layer_ratio']:g})",
     )
 
 
@@ -262,10 +288,10 @@ def begin(args: argparse.Namespace, *, ensemble: bool, rows: Rows = lambda step:
     d = args.d if args.d is not None else found.d
     if ensemble and d is None:
         raise ValueError("the input dimension is needed; pass for example -d 1000")
-    problem = _problem(args, found.problem)
+    chosen = problem(args, found.problem)
     count = args.replicas if ensemble and args.replicas is not None else state.replicas
-    _fits_all(problem, 1 if count is None else count, rows, state.p, state.k, d)
-    return Begin(problem, state, d, _seed(args) if ensemble else None, str(args.start))
+    _fits_all(chosen, 1 if count is None else count, rows, state.p, state.k, d)
+    return Begin(chosen, state, d, _seed(args) if ensemble else None, str(args.start))
 
 
 def _random(args: argparse.Namespace, ensemble: bool, rows: Rows) -> Begin:
@@ -273,21 +299,21 @@ def _random(args: argparse.Namespace, ensemble: bool, rows: Rows) -> Begin:
         raise ValueError("--replica is for a start from a file; leave it out")
     if args.d is None:
         raise ValueError("a random start needs the input dimension; pass for example -d 1000")
-    problem, seed = _problem(args, None), _seed(args)
+    chosen, seed = problem(args), _seed(args)
     own = ensemble and args.replicas is not None and not args.shared_start
     p, k = (1 if width is None else width for width in (args.p, args.k))
-    _fits_all(problem, args.replicas if ensemble and args.replicas is not None else 1, rows, p, k, args.d)
+    _fits_all(chosen, args.replicas if ensemble and args.replicas is not None else 1, rows, p, k, args.d)
     state = Overlaps.random(
         p,
         k,
         args.d,
         rng=seed,
-        spherical=problem.spherical,
+        spherical=chosen.spherical,
         orthogonal_teacher=args.orthogonal_teacher,
         replicas=args.replicas if own else None,
     )
     text = "random, one for each replica" if own else "random"
-    return Begin(problem, state, args.d, seed, text)
+    return Begin(chosen, state, args.d, seed, text)
 
 
 def _fits_all(problem: Problem, replicas: int, rows: Rows, p: int, k: int, d: int | None) -> None:
@@ -295,10 +321,9 @@ def _fits_all(problem: Problem, replicas: int, rows: Rows, p: int, k: int, d: in
         fits(replicas, rows(0.0 if d is None else problem.step_time(p, d)), p, k)
 
 
-def _problem(args: argparse.Namespace, base: Problem | None) -> Problem:
-    given = {field: getattr(args, name) for name, field in _FIELDS.items() if getattr(args, name) is not None}
-    if args.spherical is not None:
-        given["spherical"] = args.spherical
+def problem(args: argparse.Namespace, base: Problem | None = None) -> Problem:
+    """The problem that the options ask for; what they leave out is that of `base`."""
+    given = {name: getattr(args, name) for name in _FIELDS if getattr(args, name) is not None}
     return Problem(**given) if base is None else dataclasses.replace(base, **given)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from .. import Solution, Status, simulate, solve_ode, solve_sde
 from .. import _ode as ode_module
 from .. import _simulate as simulate_module
+from .._checkpoint import opened
 from .._checks import time_grid
 from ._options import Begin, add_files, add_problem, add_solver, add_start, add_times, begin, files, stop, times
 from ._remedies import translated
@@ -25,15 +27,15 @@ the time t = nu*gamma/(p*d), from one start.
 """
 
 _SDE = """\
-Paths of the diffusion that the overlaps follow at large finite d, by Euler-Maruyama
-steps, in the time t = nu*gamma/(p*d). Available for p = k = 1 and polynomial
-activations of degree at most 4; simulate is exact and has no such limits.
+Paths of the diffusion that the overlaps follow at large finite d, in the time
+t = nu*gamma/(p*d). Its steps do not get shorter as d grows, as those of simulate do,
+which is exact.
 """
 
 _SIMULATE = """\
 Simulate one-pass SGD at finite input dimension d: exactly in law by the Markov chain
 of the overlaps, or with explicit weights. Time is t = nu*gamma/(p*d) after nu steps;
-alpha = nu/d samples per dimension.
+alpha = N*nu/d samples per dimension, N the batch size.
 
 A run takes t_max*p*d/gamma steps, so it gets longer like d. What one step costs does
 not depend on d for the chain of the overlaps; with explicit weights it grows, too.
@@ -103,6 +105,7 @@ def add(commands: Commands) -> None:
         [
             "hdsgd simulate -p 4 -k 2 -d 1000 --t-max 5 --replicas 20 --seed 1 --out runs.npz",
             "hdsgd simulate --activation 'x**2' --gamma 0.1 --spherical -d 500 --t-max 2 --method weights",
+            "hdsgd simulate -p 4 -k 2 -d 1000000 --t-max 100 --seed 1 --checkpoint run.checkpoint",
         ],
     )
     add_start(parser, ensemble=True)
@@ -112,8 +115,15 @@ def add(commands: Commands) -> None:
         "--method",
         choices=simulate_module.METHODS,
         default="overlaps",
-        help="the chain of the overlaps (needs d >= p + k) or explicit weights (default: %(default)s)",
+        help="the chain of the overlaps or explicit weights (default: %(default)s)",
     )
+    group.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="keep the run in FILE while it goes on, to go on from after an interrupt or crash; needs a C compiler "
+        "(default: not kept)",
+    )
+    group.add_argument("--resume", action="store_true", help="go on with the run in the file of --checkpoint")
     add_files(parser)
 
 
@@ -165,11 +175,28 @@ def _sde(args: argparse.Namespace) -> int:
     return _finish(args, "sde", start, sol)
 
 
+def _resumed(args: argparse.Namespace) -> str | None:
+    """The file of --checkpoint; a run that is there is gone on with only if that was asked for."""
+    path: str | None = args.checkpoint
+    if args.resume and path is None:
+        raise ValueError("--resume goes on with a run in a file; name it with --checkpoint FILE.")
+    if path is not None and os.path.lexists(path) != args.resume:
+        if args.resume:
+            raise ValueError(f"there is no checkpoint {path} to resume; leave --resume out to begin.")
+        raise ValueError(f"the checkpoint {path} exists; add --resume to go on with it, or remove it.")
+    if path is not None and args.resume and args.seed is None:
+        args.seed = opened(path).seed
+    return path
+
+
 def _simulate(args: argparse.Namespace) -> int:
     files(args)
     grid = times(args)
+    checkpoint = _resumed(args)
     start = begin(args, ensemble=True, rows=lambda step: _rows(args, grid, step))
-    with progress("simulate") as report:
+    unit = start.problem.step_time(start.state.p, start.d or 1)
+    steps = args.t_max / unit * (start.state.replicas or args.replicas or 1) if unit > 0.0 else 0.0
+    with progress("simulate", max(steps, 1.0), "step") as report:
         sol = simulate(
             start.problem,
             start.state,
@@ -181,6 +208,7 @@ def _simulate(args: argparse.Namespace) -> int:
             stop=stop(args),
             method=args.method,
             backend=args.backend,
+            checkpoint=checkpoint,
             progress=report,
         )
     return _finish(args, "simulate", start, sol)
@@ -290,7 +318,13 @@ def _problem(sol: Solution) -> str:
     if problem.teacher.formula != problem.student.formula:
         pair = f"student {pair}, teacher {problem.teacher}"
     shape = "on the sphere" if problem.spherical else "weights free"
-    return f"{pair}; gamma = {problem.gamma:g}, Delta = {problem.Delta:g}, {shape}"
+    extra = {
+        "batches of {}": problem.batch_size if problem.batch_size > 1 else None,
+        "weight decay {:g}": problem.weight_decay or None,
+        "gamma_a/gamma = {:g}": problem.second_layer_ratio or None,
+    }
+    more = "".join(f", {text.format(value)}" for text, value in extra.items() if value is not None)
+    return f"{pair}; gamma = {problem.gamma:g}, Delta = {problem.Delta:g}{more}, {shape}"
 
 
 def _start(start: Begin, sol: Solution) -> str:

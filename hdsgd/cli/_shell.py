@@ -213,17 +213,21 @@ def draw(figure: Any, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def progress(label: str) -> Iterator[Callable[[float], None] | None]:
-    """A function to report the fraction done to: a bar on a terminal, for work over a second; otherwise None."""
+def progress(label: str, total: float = 1.0, unit: str = "") -> Iterator[Callable[[float], None] | None]:
+    """A function to report the fraction done to: a bar on a terminal, for work over a second; otherwise None.
+
+    With a `unit`, of which there are `total`, the bar shows how many there are in a second.
+    """
     if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     from tqdm import tqdm
 
-    layout = "{desc}: {percentage:5.1f}% |{bar}| {elapsed} < {remaining}"
-    with tqdm(total=1.0, desc=label, delay=1.0, leave=False, miniters=0, bar_format=layout, file=sys.stderr) as bar:
+    layout = "{desc}: {percentage:5.1f}% |{bar}| {elapsed} < {remaining}" + (", {rate_fmt}" if unit else "")
+    shown = {"desc": label, "delay": 1.0, "leave": False, "miniters": 0, "bar_format": layout, "file": sys.stderr}
+    with tqdm(total=total, unit=f" {unit}s", unit_scale=True, **shown) as bar:
 
         def report(fraction: float) -> None:
-            bar.update(max(min(fraction, 1.0) - bar.n, 0.0))
+            bar.update(max(min(fraction, 1.0) * total - bar.n, 0.0))
 
         yield report

@@ -286,7 +286,8 @@ def _contents() -> dict[str, Any]:
     folders = {name: root / name for name in (_OBJECTS, _KERNELS, _NAMES)}
     kernels = _kernels()
     current = [_is_current(entry) for entry in kernels]
-    formulas = _bridge.saved_names() if folders[_NAMES].is_dir() else {}
+    names = [entry.stem for entry in _entries(folders[_NAMES]) if entry.suffix == ".json"]
+    formulas = {name: _bridge.saved_formula(name) or "unreadable" for name in names}
     return {
         "folder": root,
         "objects": {

@@ -1,311 +1,296 @@
-/* The exact chain of the overlaps in frame form: one SGD step in law, at a cost O(p^2 + p k) whatever d is.
+/* The exact chain of the overlaps: its loop, output, and the replicas' states.
 
-   A replica's state is B (p x r), the students' coordinates in an orthonormal frame of the teachers' span, and C
-   (p x p, lower triangular), their coordinates in a moving frame of the rest; the teachers are L (k x r), P = L L^T.
-   Then Q = B B^T + C C^T and M = B L^T. Nothing is ever subtracted in Q, so the chain stays accurate at perfect
-   learning and allows singular Omega.
+   Concatenated after a kernel's pointwise functions, random.h, run.h, the kernel's risk, abreast.h or alone.h,
+   chain_step.h, chain_exit.h and chain_one.h. */
 
-   Concatenated after a kernel's pointwise functions, random.h, run.h and the kernel's risk. */
-
-#define HDSGD_PAD(n) (((n) + 7) & ~(int64_t)7)
-
-/* p = k = r = 1: everything in registers. C only enters squared, so its sign is free. `spherical` and `stopping` are
-   constants of each of the four copies that are compiled: terms of the risk that never change then leave the loop. */
-static inline __attribute__((always_inline)) int hdsgd_replica_11(const hdsgd_run *run, int64_t replica, int spherical,
-                                                                  int stopping)
+static void *hdsgd_piece(char **at, size_t bytes)
 {
-    const int64_t i = replica * run->start_stride;
-    const double rate = run->rate, noise = run->noise, L = run->L[0], P = run->P[0], a_star = run->a_star[0];
-    const double a = run->a[replica * run->a_stride];
-    const hdsgd_chi2_law law = hdsgd_chi2_of(run->d - 2);
-    hdsgd_rng rng = hdsgd_seed(run->words + 4 * replica);
-    double B = run->B[i], C = run->C[i], Q = B * B + C * C, M = B * L;
-    const double limit = hdsgd_limit(run, &Q), level = stopping ? hdsgd_level(run, &Q, &M, &a) : 0.0;
-    int64_t step = 0, next = 0, exit_step = stopping && hdsgd_excess(run, &Q, &M, &a) <= level ? 0 : -1;
-    int status = exit_step == 0 ? HDSGD_EXITED : HDSGD_COMPLETED;
-    for (;;) {
-        Q = B * B + C * C, M = B * L;
-        if (!hdsgd_sane(run, &Q, limit)) status = HDSGD_DIVERGED;
-        for (; next < run->n_store && run->store[next] == step; next++) {
-            const int64_t row = replica * run->n_store + next;
-            run->Q[row] = Q, run->M[row] = M;
-            hdsgd_store(run, run->Q + row, run->M + row, run->risk + row, &a, limit);
-        }
-        if (step == run->n_steps || status != HDSGD_COMPLETED) break;
-        if (hdsgd_cancelled(run)) return 1;
-        const int64_t begin = step, end = hdsgd_block_end(run, step, next);
-        while (step < end) {
-            const double g_star = hdsgd_normal(&rng), g = hdsgd_normal(&rng), rest = hdsgd_chi2(&rng, law);
-            const double lambda = B * g_star + C * g;
-            double e = a_star * hdsgd_teacher(L * g_star) - a * hdsgd_student(lambda);
-            if (noise > 0.0) e += noise * hdsgd_normal(&rng);
-            const double u = rate * a * hdsgd_student_prime(lambda) * e, y = C + u * g, norm = y * y + u * u * rest;
-            B += u * g_star;
-            if (spherical) {
-                const double scale = 1.0 / sqrt(B * B + norm);
-                B *= scale, C = sqrt(norm) * scale;
-            } else {
-                C = sqrt(norm);
-            }
-            step++;
-            if (stopping) {
-                Q = spherical ? 1.0 : B * B + C * C, M = B * L;
-                if (__builtin_expect(hdsgd_pair_risk(1, 1, &Q, &M, &P, &a, &a_star) <= level, 0)) {
-                    exit_step = step, status = HDSGD_EXITED;
-                    break;
-                }
-            }
-        }
-        hdsgd_advance(run, step - begin);
-    }
-    run->last_Q[replica] = Q, run->last_M[replica] = M;
-    hdsgd_store(run, run->last_Q + replica, run->last_M + replica, run->last_risk + replica, &a, limit);
-    run->exit_step[replica] = exit_step;
-    run->status[replica] = status;
-    return 0;
+    char *piece = *at;
+    *at += (bytes + 63) / 64 * 64;
+    return piece;
 }
 
-typedef int hdsgd_one_replica(const hdsgd_run *run, int64_t replica);
-static int hdsgd_free_11(const hdsgd_run *run, int64_t i) { return hdsgd_replica_11(run, i, 0, 0); }
-static int hdsgd_free_exit_11(const hdsgd_run *run, int64_t i) { return hdsgd_replica_11(run, i, 0, 1); }
-static int hdsgd_sphere_11(const hdsgd_run *run, int64_t i) { return hdsgd_replica_11(run, i, 1, 0); }
-static int hdsgd_sphere_exit_11(const hdsgd_run *run, int64_t i) { return hdsgd_replica_11(run, i, 1, 1); }
-
-/* Work space of one thread. Matrices are stored by columns of padded length: every loop over rows is whole vectors. */
-typedef struct {
-    int64_t ld, kd;              /* p and k, padded */
-    double *B, *C, *L;           /* ld x r, ld x p, kd x r */
-    double *a, *acc, *lambda, *phi, *dphi, *u, *v, *scale; /* ld each */
-    double *g, *tail, *alpha, *beta;                       /* ld + 8 each */
-    double *g_star, *lambda_star, *phi_star;               /* kd each */
-    double *Q, *M;               /* p x p and p x k by rows, for the exit */
-    double *memory;
-} hdsgd_space;
+static size_t hdsgd_lay_out(const hdsgd_run *run, hdsgd_space *s, char *memory)
+{
+    const int64_t p = run->p, k = run->k, r = run->r, columns = run->columns, all = r + columns + 1;
+    const int64_t ld = HDSGD_PAD(p), kd = HDSGD_PAD(k);
+    char *at = memory;
+    s->ld = ld, s->kd = kd;
+    struct {
+        V **array;
+        int64_t size;
+    } pieces[] = {{&s->B, ld * r},     {&s->C, ld * columns}, {&s->L, kd * r},      {&s->a, ld},
+                  {&s->acc, ld},       {&s->lambda, ld},      {&s->phi, ld},        {&s->dphi, ld},
+                  {&s->u, ld},         {&s->v, ld},           {&s->scale, ld},      {&s->tail, ld + HDSGD_ROWS},
+                  {&s->alpha, ld},     {&s->beta, ld},        {&s->z, all + 1},     {&s->lambda_star, kd},
+                  {&s->phi_star, kd},  {&s->dB, ld * r},      {&s->dC, ld * columns}, {&s->da, ld},
+                  {&s->U, ld * p},      {&s->a_star, kd}};
+    for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++)
+        *pieces[i].array = hdsgd_piece(&at, sizeof(V) * (size_t)pieces[i].size);
+    s->Q = hdsgd_piece(&at, sizeof(double) * (size_t)(p * p));
+    s->M = hdsgd_piece(&at, sizeof(double) * (size_t)(p * k));
+    s->second = hdsgd_piece(&at, sizeof(double) * (size_t)p);
+    s->form = hdsgd_piece(&at, sizeof(double) * (size_t)(all * all));
+    s->law = hdsgd_piece(&at, sizeof(hdsgd_chi2_law) * (size_t)p);
+    return (size_t)(at - memory);
+}
 
 static int hdsgd_allocate(hdsgd_space *s, const hdsgd_run *run)
 {
-    const int64_t p = run->p, k = run->k, r = run->r, ld = HDSGD_PAD(p), kd = HDSGD_PAD(k);
-    const int64_t vectors = 8 * ld + 4 * (ld + 8) + 3 * kd;
-    const int64_t total = ld * r + ld * p + kd * r + vectors + HDSGD_PAD(p * p) + HDSGD_PAD(p * k);
-    void *block = NULL;
-    s->memory = NULL;
-    if (posix_memalign(&block, 64, sizeof(double) * (size_t)total)) return 1;
-    memset(block, 0, sizeof(double) * (size_t)total);
-    double *at = block;
-    s->memory = at, s->ld = ld, s->kd = kd;
-    s->B = at, at += ld * r;
-    s->C = at, at += ld * p;
-    s->L = at, at += kd * r;
-    double **rows[] = {&s->a, &s->acc, &s->lambda, &s->phi, &s->dphi, &s->u, &s->v, &s->scale};
-    for (int i = 0; i < 8; i++) *rows[i] = at, at += ld;
-    double **longer[] = {&s->g, &s->tail, &s->alpha, &s->beta};
-    for (int i = 0; i < 4; i++) *longer[i] = at, at += ld + 8;
-    double **teachers[] = {&s->g_star, &s->lambda_star, &s->phi_star};
-    for (int i = 0; i < 3; i++) *teachers[i] = at, at += kd;
-    s->Q = at, at += HDSGD_PAD(p * p);
-    s->M = at;
+    static char nowhere[1];
+    const size_t bytes = hdsgd_lay_out(run, s, nowhere);
+    if (posix_memalign(&s->memory, 64, bytes)) return 1;
+    memset(s->memory, 0, bytes);
+    hdsgd_lay_out(run, s, s->memory);
+    s->rate = v_all(run->rate / run->decay), s->noise = v_all(run->noise);
+    s->decay = v_all(run->decay), s->rate_a = v_all(run->rate_a);
+    for (int64_t b = 0; b < run->k; b++) s->a_star[b] = v_all(run->a_star[b]);
+    for (int64_t b = 0; b < run->k; b++)
+        for (int64_t c = 0; c < run->r; c++) s->L[c * s->kd + b] = v_all(run->L[b * run->r + c]);
+    for (int64_t i = 0; i < run->p; i++) {
+        const int64_t free = run->d - run->r - run->columns - i;
+        s->law[i] = hdsgd_chi2_of(free > 0 ? free : 0);
+    }
     return 0;
 }
 
-static void hdsgd_columns(double *out, int64_t ld, const double *rows, int64_t m, int64_t n)
+static double *hdsgd_numbers(const hdsgd_run *run, int64_t replica)
 {
-    for (int64_t c = 0; c < n; c++)
-        for (int64_t j = 0; j < m; j++) out[c * ld + j] = rows[j * n + c];
+    return (double *)((char *)hdsgd_state(run, replica) + (sizeof(hdsgd_replica) + 63) / 64 * 64);
 }
 
-/* Q (p x p) and M (p x k), by rows, from the frame. */
-static void hdsgd_overlaps(const hdsgd_run *run, const hdsgd_space *s, double *Q, double *M)
+/* Between a replica's state and its lane: B, C and a. */
+static void hdsgd_move(const hdsgd_run *run, hdsgd_space *s, int w, double *numbers, int out)
 {
-    const int64_t p = run->p, k = run->k, r = run->r, ld = s->ld;
-    for (int64_t j = 0; j < p; j++) {
-        double *q = Q + j * p;
-        for (int64_t l = 0; l <= j; l++) q[l] = 0.0;
-        for (int64_t c = 0; c < r; c++)
-            for (int64_t l = 0; l <= j; l++) q[l] += s->B[c * ld + j] * s->B[c * ld + l];
-        for (int64_t c = 0; c <= j; c++)
-            for (int64_t l = 0; l <= j; l++) q[l] += s->C[c * ld + j] * s->C[c * ld + l];
-        for (int64_t b = 0; b < k; b++) {
-            double m = 0.0;
-            for (int64_t c = 0; c < r; c++) m += s->B[c * ld + j] * s->L[c * s->kd + b];
-            M[j * k + b] = m;
-        }
-    }
-    for (int64_t j = 0; j < p; j++)
-        for (int64_t l = 0; l < j; l++) Q[l * p + j] = Q[j * p + l];
-}
-
-/* Exact norms on the sphere, since the factors of single steps let them drift by rounding. */
-static void hdsgd_tidy(const hdsgd_run *run, hdsgd_space *s)
-{
-    const int64_t p = run->p, r = run->r, ld = s->ld;
-    double *norm = s->scale;
-    if (!run->spherical) return;
-    for (int64_t j = 0; j < ld; j++) norm[j] = 0.0;
-    for (int64_t c = 0; c < r; c++)
-        for (int64_t j = 0; j < ld; j++) norm[j] += s->B[c * ld + j] * s->B[c * ld + j];
-    for (int64_t c = 0; c < p; c++)
-        for (int64_t j = 0; j < ld; j++) norm[j] += s->C[c * ld + j] * s->C[c * ld + j];
-    for (int64_t j = 0; j < p; j++) norm[j] = 1.0 / sqrt(norm[j]);
-    for (int64_t c = 0; c < r; c++)
-        for (int64_t j = 0; j < p; j++) s->B[c * ld + j] *= norm[j];
-    for (int64_t c = 0; c < p; c++)
-        for (int64_t j = c; j < p; j++) s->C[c * ld + j] *= norm[j];
-}
-
-/* One step of SGD; `follow`: Q and M in the work space follow it. */
-static inline __attribute__((always_inline)) void hdsgd_step(const hdsgd_run *run, const hdsgd_space *s, hdsgd_rng *rng,
-                                                             hdsgd_chi2_law law, int follow)
-{
-    const int64_t p = run->p, k = run->k, r = run->r, ld = s->ld, kd = s->kd;
-    double *restrict B = s->B, *restrict C = s->C, *restrict acc = s->acc, *restrict lambda = s->lambda;
-    double *restrict u = s->u, *restrict v = s->v, *restrict scale = s->scale, *restrict lambda_star = s->lambda_star;
-    double *restrict g = s->g, *restrict tail = s->tail, *restrict alpha = s->alpha, *restrict beta = s->beta;
-    double *restrict phi = s->phi, *restrict dphi = s->dphi, *restrict phi_star = s->phi_star;
-    double *restrict g_star = s->g_star;
-
-    double inside = 0.0; /* squared norm of the input within the teachers' span; tail[0] is that of the rest */
-    for (int64_t c = 0; c < r; c++) {
-        g_star[c] = hdsgd_normal(rng);
-        inside += g_star[c] * g_star[c];
-    }
-    for (int64_t l = 0; l < p; l++) g[l] = hdsgd_normal(rng);
-    tail[p] = hdsgd_chi2(rng, law);
-    for (int64_t l = p - 1; l >= 0; l--) tail[l] = tail[l + 1] + g[l] * g[l];
-    for (int64_t l = 0; l < p; l++) {
-        const double both = sqrt(tail[l] * tail[l + 1]);
-        const double inverse = both > 0.0 ? 1.0 / both : 0.0; /* 0 only at d = p + r */
-        alpha[l] = tail[l + 1] * inverse;
-        beta[l] = g[l] * inverse;
-    }
-
-    /* Turn the moving frame until the input has one coordinate left in it. */
-    for (int64_t j = 0; j < ld; j++) acc[j] = 0.0;
-    for (int64_t l = p - 1; l >= 0; l--) {
-        double *restrict column = C + l * ld;
-        const double turn = alpha[l], mix = beta[l], coordinate = g[l];
-        for (int64_t j = l & ~(int64_t)7; j < ld; j++) {
-            const double x = column[j];
-            column[j] = turn * x - mix * acc[j];
-            acc[j] += coordinate * x;
-        }
-    }
-    for (int64_t j = 0; j < ld; j++) lambda[j] = acc[j];
-    for (int64_t b = 0; b < kd; b++) lambda_star[b] = 0.0;
-    for (int64_t c = 0; c < r; c++) {
-        const double x = g_star[c];
-        for (int64_t j = 0; j < ld; j++) lambda[j] += B[c * ld + j] * x;
-        for (int64_t b = 0; b < kd; b++) lambda_star[b] += s->L[c * kd + b] * x;
-    }
-
-    for (int64_t j = 0; j < ld; j++) phi[j] = hdsgd_student(lambda[j]);
-    for (int64_t j = 0; j < ld; j++) dphi[j] = hdsgd_student_prime(lambda[j]);
-    for (int64_t b = 0; b < kd; b++) phi_star[b] = hdsgd_teacher(lambda_star[b]);
-    double student = 0.0, teacher = 0.0;
-    for (int64_t j = 0; j < p; j++) student += s->a[j] * phi[j];
-    for (int64_t b = 0; b < k; b++) teacher += run->a_star[b] * phi_star[b];
-    double e = teacher / (double)k - student / (double)p;
-    if (run->noise > 0.0) e += run->noise * hdsgd_normal(rng);
-
-    const double length = tail[0] + inside, root = sqrt(tail[0]), inverse_root = 1.0 / root, gain = run->rate * e;
-    for (int64_t j = 0; j < ld; j++) {
-        u[j] = j < p ? gain * s->a[j] * dphi[j] : 0.0;
-        v[j] = acc[j] * inverse_root + u[j] * root;
-        scale[j] = run->spherical ? 1.0 / sqrt(1.0 + 2.0 * u[j] * lambda[j] + u[j] * u[j] * length) : 1.0;
-    }
-    if (follow) {
-        for (int64_t j = 0; j < p; j++) {
-            double *restrict q = s->Q + j * p, *restrict m = s->M + j * k;
-            const double uj = u[j], xj = lambda[j] + u[j] * length, sj = scale[j];
-            for (int64_t l = 0; l < p; l++) q[l] = sj * scale[l] * (q[l] + uj * lambda[l] + u[l] * xj);
-            for (int64_t b = 0; b < k; b++) m[b] = sj * (m[b] + uj * lambda_star[b]);
-        }
-    }
-    for (int64_t c = 0; c < r; c++)
-        for (int64_t j = 0; j < ld; j++) B[c * ld + j] = scale[j] * (B[c * ld + j] + u[j] * g_star[c]);
-
-    /* C C^T + v v^T by Givens rotations. Rows above the diagonal share vectors with those below; v is zero there. */
-    for (int64_t l = 0; l < p; l++) {
-        double *restrict column = C + l * ld;
-        const double x = column[l], y = v[l], h = sqrt(x * x + y * y), inverse = h > 0.0 ? 1.0 / h : 0.0;
-        const double cosine = h > 0.0 ? x * inverse : 1.0, sine = y * inverse;
-        for (int64_t j = l & ~(int64_t)7; j < ld; j++) {
-            const double old = column[j];
-            column[j] = scale[j] * (cosine * old + sine * v[j]);
-            v[j] = cosine * v[j] - sine * old;
-        }
-        v[l] = 0.0;
-    }
-}
-
-static int hdsgd_replica(const hdsgd_run *run, hdsgd_space *s, int64_t replica)
-{
-    const int64_t p = run->p, k = run->k, r = run->r, i = replica * run->start_stride, ld = s->ld;
-    const double *a = run->a + replica * run->a_stride * p;
-    const int stopping = run->stop_kind != 0;
-    const hdsgd_chi2_law law = hdsgd_chi2_of(run->d - p - r);
-    hdsgd_rng rng = hdsgd_seed(run->words + 4 * replica);
-    memset(s->B, 0, sizeof(double) * (size_t)(ld * r));
-    memset(s->C, 0, sizeof(double) * (size_t)(ld * p));
-    hdsgd_columns(s->B, ld, run->B + i * p * r, p, r);
-    hdsgd_columns(s->C, ld, run->C + i * p * p, p, p);
-    hdsgd_columns(s->L, s->kd, run->L, k, r);
-    for (int64_t j = 0; j < p; j++) s->a[j] = a[j];
-    hdsgd_overlaps(run, s, s->Q, s->M);
-    const double limit = hdsgd_limit(run, s->Q), level = stopping ? hdsgd_level(run, s->Q, s->M, a) : 0.0;
-    int64_t step = 0, next = 0, exit_step = stopping && hdsgd_excess(run, s->Q, s->M, a) <= level ? 0 : -1;
-    int status = exit_step == 0 ? HDSGD_EXITED : HDSGD_COMPLETED;
-    for (;;) {
-        for (; next < run->n_store && run->store[next] == step; next++) {
-            const int64_t row = replica * run->n_store + next;
-            double *Q = run->Q + row * p * p, *M = run->M + row * p * k;
-            hdsgd_overlaps(run, s, Q, M);
-            if (!hdsgd_store(run, Q, M, run->risk + row, a, limit)) status = HDSGD_DIVERGED;
-        }
-        if (step == run->n_steps || status != HDSGD_COMPLETED) break;
-        const int64_t begin = step, end = hdsgd_block_end(run, step, next);
-        while (step < end) {
-            if (hdsgd_cancelled(run)) return 1;
-            step++;
-            if (!stopping) {
-                hdsgd_step(run, s, &rng, law, 0);
-                continue;
+    const int64_t p = run->p, sizes[] = {run->r, run->columns, 1};
+    V *const arrays[] = {s->B, s->C, s->a};
+    for (int i = 0; i < 3; i++)
+        for (int64_t j = 0; j < p; j++)
+            for (int64_t c = 0; c < sizes[i]; c++, numbers++) {
+                double *const at = &HDSGD_OF(arrays[i], c * s->ld + j, w);
+                if (out)
+                    *numbers = *at;
+                else
+                    *at = *numbers;
             }
-            hdsgd_step(run, s, &rng, law, 1);
-            if (__builtin_expect(hdsgd_excess(run, s->Q, s->M, a) <= level, 0)) {
-                exit_step = step, status = HDSGD_EXITED;
+}
+
+/* An empty lane is never checked. */
+static void hdsgd_leave(hdsgd_space *s, hdsgd_lane *lane, int w)
+{
+    lane->replica = -1;
+    HDSGD_OF(&s->level, 0, w) = HDSGD_OF(&s->astray, 0, w) = -INFINITY;
+    HDSGD_OF(&s->slack, 0, w) = INFINITY;
+}
+
+static void hdsgd_save(const hdsgd_run *run, hdsgd_space *s, hdsgd_lane *lane, int w, int phase)
+{
+    lane->is.phase = phase;
+    lane->is.rng = hdsgd_get_rng(&s->stream, w);
+    hdsgd_move(run, s, w, hdsgd_numbers(run, lane->replica), 1);
+    *(hdsgd_replica *)hdsgd_state(run, lane->replica) = lane->is;
+    hdsgd_leave(s, lane, w);
+}
+
+static void hdsgd_load(const hdsgd_run *run, hdsgd_space *s, hdsgd_lane *lane, int w, int64_t replica)
+{
+    const int64_t p = run->p, start = replica * run->start_stride;
+    double *const numbers = hdsgd_numbers(run, replica);
+    lane->replica = replica;
+    lane->is = *(hdsgd_replica *)hdsgd_state(run, replica);
+    const int fresh = lane->is.phase == HDSGD_FRESH;
+    if (fresh) {
+        const int64_t b = p * run->r, c = p * run->columns;
+        memcpy(numbers, run->B + start * b, sizeof(double) * (size_t)b);
+        memcpy(numbers + b, run->C + start * c, sizeof(double) * (size_t)c);
+        memcpy(numbers + b + c, run->a + replica * run->a_stride * p, sizeof(double) * (size_t)p);
+        lane->is.rng = hdsgd_seed(run->words + 4 * replica);
+    }
+    hdsgd_move(run, s, w, numbers, 0);
+    hdsgd_set_rng(&s->stream, w, lane->is.rng);
+    if (fresh) {
+        const double risk = hdsgd_measure(run, s, w, s->Q, s->M, s->second);
+        lane->is.limit = hdsgd_limit(run, s->Q);
+        lane->is.level = run->stop_kind == 1 ? run->stop * risk : run->stop;
+        if (run->stop_kind != 0 && risk <= lane->is.level) lane->is.status = HDSGD_EXITED;
+    }
+    HDSGD_OF(&s->level, 0, w) = lane->is.level;
+    HDSGD_OF(&s->astray, 0, w) = -INFINITY;
+    HDSGD_OF(&s->low, 0, w) = INFINITY; /* no slopes yet */
+    if (run->stop_kind != 0) hdsgd_appraise(run, s, lane, w);
+}
+
+/* A row of output, NaN if the replica has diverged. */
+static void hdsgd_row(const hdsgd_run *run, hdsgd_space *s, hdsgd_lane *lane, int w, double *Q, double *M, double *a,
+                      double *risk)
+{
+    *risk = hdsgd_measure(run, s, w, Q, M, a);
+    if (hdsgd_sane(run, Q, lane->is.limit)) return;
+    lane->is.status = HDSGD_DIVERGED;
+    for (int64_t i = 0; i < run->p * run->p; i++) Q[i] = NAN;
+    for (int64_t i = 0; i < run->p * run->k; i++) M[i] = NAN;
+    *risk = NAN;
+}
+
+/* Output where it is due; whether the replica goes on. */
+static int hdsgd_look(const hdsgd_run *run, hdsgd_space *s, hdsgd_lane *lane, int w)
+{
+    const int64_t p = run->p, k = run->k;
+    hdsgd_replica *is = &lane->is;
+    for (; is->next < run->n_store && run->store[is->next] == is->step; is->next++) {
+        const int64_t row = lane->replica * run->n_store + is->next;
+        hdsgd_row(run, s, lane, w, run->Q + row * p * p, run->M + row * p * k, run->a_out + row * p, run->risk + row);
+    }
+    if (is->step < run->n_steps && is->status == HDSGD_COMPLETED) return 1;
+    const int64_t i = lane->replica;
+    double *Q = run->last_Q + i * p * p, *M = run->last_M + i * p * k;
+    hdsgd_row(run, s, lane, w, Q, M, run->last_a + i * p, run->last_risk + i);
+    run->exit_step[i] = is->status == HDSGD_EXITED ? is->step : -1;
+    run->status[i] = is->status;
+    hdsgd_save(run, s, lane, w, HDSGD_DONE);
+    return 0;
+}
+
+/* Put a replica into an empty lane, if there is one that goes on. */
+static int hdsgd_fill(const hdsgd_run *run, hdsgd_space *s, hdsgd_lane *lane, int w)
+{
+    int64_t replica;
+    while ((replica = hdsgd_take(run)) >= 0) {
+        if (((hdsgd_replica *)hdsgd_state(run, replica))->phase == HDSGD_DONE) continue;
+        hdsgd_load(run, s, lane, w, replica);
+        if (hdsgd_look(run, s, lane, w)) return 1;
+    }
+    return 0;
+}
+
+static __attribute__((noinline)) void hdsgd_check(const hdsgd_run *run, hdsgd_group *group, const V *doubt, int64_t step)
+{
+    hdsgd_space *s = &group->space;
+    for (int w = 0; w < HDSGD_WIDTH; w++) {
+        hdsgd_lane *lane = group->lanes + w;
+        if (lane->replica < 0 || (HDSGD_OF(doubt, 0, w) <= 0.0 && HDSGD_OF(&s->astray, 0, w) <= 0.0)) continue;
+        if ((lane->is.step + step) % HDSGD_BLOCK == 0) continue; /* hdsgd_end_block */
+        if (hdsgd_appraise(run, s, lane, w) <= lane->is.level) {
+            lane->is.step += step, lane->is.status = HDSGD_EXITED;
+            hdsgd_look(run, s, lane, w);
+        }
+    }
+}
+
+/* Up to n steps of one group; returns how many. */
+static int64_t hdsgd_go(const hdsgd_run *run, hdsgd_group *group, int64_t n)
+{
+    hdsgd_space *s = &group->space;
+    const int64_t p = run->p;
+    const int dense = run->batch > 1 || run->columns < p;
+    for (int64_t step = 1; step <= n; step++) {
+        if (dense)
+            hdsgd_step_batch(run, s);
+        else
+            hdsgd_step_many(run, s, p, run->k, run->r);
+        if (run->stop_kind != 0) {
+            V doubt = v_all(1.0); /* no bound: always compute */
+            if (!dense && run->rate_a == 0.0) {
+                hdsgd_spend(run, s);
+                doubt = s->spent - s->slack;
+            }
+            if (v_any_above(doubt, v_all(0.0)) || v_any_above(s->astray, v_all(0.0)))
+                hdsgd_check(run, group, &doubt, step);
+        }
+        if ((HDSGD_WIDTH == 1 || dense) && hdsgd_cancelled(run)) return step;
+    }
+    return n;
+}
+
+static int hdsgd_is_one(const hdsgd_run *run)
+{
+    return HDSGD_WIDTH > 1 && run->p == 1 && run->k == 1 && run->r == 1 && run->batch == 1 && run->columns == 1;
+}
+
+/* Exact norms, and a look at divergence and the exit, at multiples of HDSGD_BLOCK steps. */
+static void hdsgd_end_block(const hdsgd_run *run, hdsgd_group *group)
+{
+    hdsgd_space *s = &group->space;
+    V due = v_all(-1.0);
+    for (int w = 0; w < HDSGD_WIDTH; w++)
+        if (group->lanes[w].replica >= 0 && group->lanes[w].is.step % HDSGD_BLOCK == 0) HDSGD_OF(&due, 0, w) = 1.0;
+    if (run->spherical) hdsgd_project(run, s, due);
+    for (int w = 0; w < HDSGD_WIDTH; w++) {
+        if (HDSGD_OF(&due, 0, w) < 0.0) continue;
+        hdsgd_lane *lane = group->lanes + w;
+        if (run->stop_kind != 0 && hdsgd_appraise(run, s, lane, w) <= lane->is.level) lane->is.status = HDSGD_EXITED;
+        hdsgd_overlaps(run, s, w, s->Q, s->M, s->second);
+        if (!hdsgd_sane(run, s->Q, lane->is.limit)) lane->is.status = HDSGD_DIVERGED;
+    }
+}
+
+int64_t hdsgd_state_size(const hdsgd_run *run)
+{
+    const size_t numbers = sizeof(double) * (size_t)(run->p * (run->r + run->columns + 1));
+    return (int64_t)((sizeof(hdsgd_replica) + 63) / 64 * 64 + (numbers + 63) / 64 * 64);
+}
+
+/* Fill the lanes of a group; empty those that have to pause. How many steps until one has to be looked at, or 0. */
+static int64_t hdsgd_begin(const hdsgd_run *run, hdsgd_group *group, int *paused)
+{
+    int64_t n = INT64_MAX;
+    const int cancelled = hdsgd_cancelled(run);
+    for (int w = 0; w < HDSGD_WIDTH; w++) {
+        hdsgd_lane *lane = group->lanes + w;
+        while (lane->replica >= 0 || (!cancelled && hdsgd_fill(run, &group->space, lane, w))) {
+            const int64_t left = hdsgd_block_end(run, lane->is.step, lane->is.next) - lane->is.step;
+            if (!cancelled && lane->is.step < run->until) {
+                n = left < n ? left : n;
                 break;
             }
-        }
-        hdsgd_advance(run, step - begin);
-        if (step % HDSGD_BLOCK == 0 && status == HDSGD_COMPLETED) {
-            hdsgd_tidy(run, s);
-            hdsgd_overlaps(run, s, s->Q, s->M);
-            if (!hdsgd_sane(run, s->Q, limit)) status = HDSGD_DIVERGED;
+            hdsgd_save(run, &group->space, lane, w, HDSGD_RUNNING);
+            *paused = 1;
         }
     }
-    double *Q = run->last_Q + replica * p * p, *M = run->last_M + replica * p * k;
-    hdsgd_overlaps(run, s, Q, M);
-    if (!hdsgd_store(run, Q, M, run->last_risk + replica, a, limit)) status = HDSGD_DIVERGED;
-    run->exit_step[replica] = exit_step;
-    run->status[replica] = status;
-    return 0;
+    return n == INT64_MAX ? 0 : n;
 }
 
-/* Replicas first ... first + count - 1. Returns 0, 1 if cancelled, 2 if there is no memory. */
-int hdsgd_chain(const hdsgd_run *run, int64_t first, int64_t count)
+static int hdsgd_chain_of(const hdsgd_run *run, hdsgd_group *groups, int used)
 {
-    if (run->p == 1 && run->k == 1 && run->r == 1) {
-        const int stopping = run->stop_kind != 0;
-        hdsgd_one_replica *const sphere = stopping ? hdsgd_sphere_exit_11 : hdsgd_sphere_11;
-        hdsgd_one_replica *const free_space = stopping ? hdsgd_free_exit_11 : hdsgd_free_11;
-        for (int64_t i = first; i < first + count; i++)
-            if ((run->spherical ? sphere : free_space)(run, i)) return 1;
-        return 0;
+    int paused = 0;
+    for (;;) {
+        int64_t n = INT64_MAX, steps = 0;
+        int count = 0, busy[HDSGD_GROUPS];
+        for (int g = 0; g < used; g++) {
+            const int64_t left = hdsgd_begin(run, groups + g, &paused);
+            if (left > 0) n = left < n ? left : n, busy[count++] = g;
+        }
+        if (count == 0) return paused || hdsgd_cancelled(run) ? HDSGD_PAUSED : HDSGD_FINISHED;
+        if (!hdsgd_is_one(run))
+            n = hdsgd_go(run, groups, n);
+        else if (count == HDSGD_GROUPS)
+            hdsgd_ones(run, groups, n, HDSGD_GROUPS);
+        else
+            for (int i = 0; i < count; i++) hdsgd_ones(run, groups + busy[i], n, 1);
+        if (run->batch > 1 && hdsgd_cancelled(run) == HDSGD_ABANDON) return HDSGD_ABANDONED;
+        for (int i = 0; i < count; i++) {
+            hdsgd_group *group = groups + busy[i];
+            for (int w = 0; w < HDSGD_WIDTH; w++)
+                if (group->lanes[w].replica >= 0) group->lanes[w].is.step += n, steps += n;
+            hdsgd_end_block(run, group);
+            for (int w = 0; w < HDSGD_WIDTH; w++)
+                if (group->lanes[w].replica >= 0) hdsgd_look(run, &group->space, group->lanes + w, w);
+        }
+        hdsgd_advance(run, steps);
     }
-    hdsgd_space space;
-    if (hdsgd_allocate(&space, run)) return 2;
-    int cancelled = 0;
-    for (int64_t i = first; i < first + count && !cancelled; i++) cancelled = hdsgd_replica(run, &space, i);
-    free(space.memory);
-    return cancelled;
+}
+
+/* Take replicas until none is left. */
+int hdsgd_chain(const hdsgd_run *run)
+{
+    hdsgd_group groups[HDSGD_GROUPS];
+    const int used = hdsgd_is_one(run) ? HDSGD_GROUPS : 1;
+    int made = 0, out = HDSGD_NO_MEMORY;
+    while (made < used && !hdsgd_allocate(&groups[made].space, run)) {
+        for (int w = 0; w < HDSGD_WIDTH; w++) hdsgd_leave(&groups[made].space, groups[made].lanes + w, w);
+        made++;
+    }
+    if (made == used) out = hdsgd_chain_of(run, groups, used);
+    for (int g = 0; g < made; g++) free(groups[g].space.memory);
+    return out;
 }

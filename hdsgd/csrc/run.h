@@ -2,7 +2,12 @@
 
    Concatenated after a kernel's pointwise functions (hdsgd_student, hdsgd_student_prime, hdsgd_teacher) and random.h; the
    kernel's excess risk from overlaps follows. It is to be inlined: at constant p = k = 1 its loops disappear, and terms
-   that do not change leave the loop over steps. */
+   that do not change leave the loop over steps.
+
+   A simulator is called once by every thread and takes replicas until none is left. A replica lives in a block of
+   memory, its `state`, which begins with a hdsgd_replica: it is loaded from there and written back when it ends, when it
+   reaches `until`, or when `cancel` asks for it. All that the future of a replica depends on is in its state, so that a
+   run that is cut anywhere and gone on with is bit for bit the one that was not cut. */
 
 static inline __attribute__((always_inline)) double hdsgd_pair_risk(long p, long k, const double *Q, const double *M,
                                                                     const double *P, const double *a,
@@ -10,29 +15,63 @@ static inline __attribute__((always_inline)) double hdsgd_pair_risk(long p, long
 
 enum { HDSGD_COMPLETED = 0, HDSGD_EXITED = 1, HDSGD_DIVERGED = 2 };
 enum { HDSGD_BLOCK = 256 };  /* steps between exact norms, tests for divergence, and looks at the cancel flag */
+enum { HDSGD_FRESH = 0, HDSGD_RUNNING = 1, HDSGD_DONE = 2 }; /* a state of zeros is a replica that has not begun */
+enum { HDSGD_PAUSE = 1, HDSGD_ABANDON = 2 }; /* *cancel: write states back after the step; return at once, within it */
+enum { HDSGD_FINISHED = 0, HDSGD_PAUSED = 1, HDSGD_NO_MEMORY = 2, HDSGD_ABANDONED = 3 }; /* what a simulator returns:
+                                              after 3 the states (and weights) that were in work are of no use */
 
 typedef struct { /* mirrored field by field by _Run in _simulate_c.py */
     int64_t p, k, r, d;            /* widths of student, teacher and teacher frame; input dimension */
+    int64_t columns;               /* of C: p, or d - r where p + r > d */
+    int64_t batch;                 /* fresh samples per step */
+    int64_t replicas;
     int64_t n_steps, n_store;      /* horizon; number of stored times */
+    int64_t until;                 /* pause at this step, if it is before the horizon */
     int64_t start_stride, a_stride; /* 0: all replicas share one start (second layer); 1: each its own */
+    int64_t state_size;            /* bytes of one replica's state: from hdsgd_state_size */
     double rate, noise;            /* gamma / (p d); sqrt(Delta) */
+    double decay;                  /* each step multiplies W by this: 1 - eta gamma / (p d) */
+    double rate_a;                 /* gamma_a / (p d); 0: the second layer is fixed */
     double huge;                   /* a squared norm this many times the start's (or 1) has diverged */
     double stop;                   /* exit at risk <= stop * risk(0) (stop_kind 1) or risk <= stop (2); 0: no stop */
     int32_t stop_kind, spherical;
     const int64_t *store;          /* (n_store,) non-decreasing step numbers */
     const double *P, *L, *a_star;  /* (k, k), (k, r), (k,) */
     const double *a;               /* ([R], p) */
-    const double *B, *C;           /* the chain's start: ([R], p, r), ([R], p, p) */
+    const double *B, *C;           /* the chain's start: ([R], p, r), ([R], p, columns) */
     const double *W_star;          /* full weights: (k, d) */
     double *W;                     /* (R, p, d), from the start to the end */
+    const double *parabolas;       /* (2, 3): coefficients of 1, x, x^2 of student and teacher; NULL unless they are such */
     const uint64_t *words;         /* (R, 4) seeds */
-    double *Q, *M, *risk;          /* (R, n_store, p, p), (R, n_store, p, k), (R, n_store): NaN where not reached */
-    double *last_Q, *last_M, *last_risk; /* (R, p, p), (R, p, k), (R,): where the replica stopped */
+    char *state;                   /* (R, state_size), aligned to 64 */
+    double *Q, *M, *a_out, *risk;  /* (R, n_store, p, p), (R, n_store, p, k), (R, n_store, p), (R, n_store): NaN where not
+                                      reached, but for a_out, which is the start's */
+    double *last_Q, *last_M, *last_a, *last_risk; /* (R, p, p), (R, p, k), (R, p), (R,): where the replica stopped */
     int64_t *exit_step;            /* (R,): -1 where it did not exit */
     int32_t *status;               /* (R,) */
-    int32_t *cancel;               /* set by another thread to make everything return */
+    int64_t *queue;                /* the next replica that no thread has taken */
+    int32_t *cancel;               /* set by another thread */
     int64_t *progress;             /* steps done, by all threads */
 } hdsgd_run;
+
+typedef struct { /* what begins the state of every replica */
+    int32_t phase, status;
+    int64_t step, next;  /* steps done; the next row of output */
+    double limit, level; /* of squared norms; of the risk */
+    hdsgd_rng rng;
+} hdsgd_replica;
+
+/* A replica that no other thread has, or -1 when none is left. */
+static inline int64_t hdsgd_take(const hdsgd_run *run)
+{
+    const int64_t replica = __atomic_fetch_add(run->queue, 1, __ATOMIC_RELAXED);
+    return replica < run->replicas ? replica : -1;
+}
+
+static inline void *hdsgd_state(const hdsgd_run *run, int64_t replica)
+{
+    return run->state + replica * run->state_size;
+}
 
 static __attribute__((noinline)) double hdsgd_excess(const hdsgd_run *run, const double *Q, const double *M, const double *a)
 {
@@ -52,10 +91,12 @@ static inline double hdsgd_level(const hdsgd_run *run, const double *Q, const do
     return run->stop_kind == 1 ? run->stop * hdsgd_excess(run, Q, M, a) : run->stop;
 }
 
+/* Where the loop over steps has to look up: the end of a block, the next stored time, a pause, or the horizon. */
 static inline int64_t hdsgd_block_end(const hdsgd_run *run, int64_t step, int64_t next)
 {
     int64_t end = (step / HDSGD_BLOCK + 1) * HDSGD_BLOCK;
     if (end > run->n_steps) end = run->n_steps;
+    if (end > run->until) end = run->until;
     if (next < run->n_store && run->store[next] < end) end = run->store[next];
     return end;
 }

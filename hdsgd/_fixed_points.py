@@ -1,0 +1,180 @@
+"""Fixed points of the dynamics: Newton's method on the flat state, and the spectrum that classifies them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._checks import real
+from ._dynamics import Dynamics, System
+from ._overlaps import Overlaps
+from ._problem import Problem, check_start
+
+__all__ = ["FixedPoint", "fixed_point", "jacobian"]
+
+Array = NDArray[np.float64]
+
+STEP = 2e-3  # of the differences: their error, of fourth order, meets the rounding there at about 1e-12
+MOST = 60  # Newton steps
+MARGINAL = 1e-7  # rates below this fraction of the largest one are zero within the error of the differences
+
+
+@dataclass(frozen=True, eq=False)
+class FixedPoint:
+    """A state where the drift vanishes, with the linear dynamics around it.
+
+    Attributes
+    ----------
+    state : Overlaps
+    risk : float
+        Excess population risk there.
+    residual : float
+        Largest entry of the drift that is left.
+    eigenvalues : (n,) complex array
+        Rates per unit of t of the Jacobian of the drift in (upper triangle of Q, M), largest real part first; on the
+        sphere without the diagonal of Q, which is fixed.
+    modes : (n, n) complex array
+        Their right eigenvectors, in columns.
+    """
+
+    state: Overlaps
+    risk: float
+    residual: float
+    eigenvalues: NDArray[np.complex128]
+    modes: NDArray[np.complex128]
+
+    @property
+    def tolerance(self) -> float:
+        """Size below which a rate counts as zero."""
+        return MARGINAL * max(1.0, float(np.abs(self.eigenvalues).max(initial=0.0)))
+
+    @property
+    def unstable(self) -> int:
+        """Number of growing modes, the index of a saddle."""
+        return int((self.eigenvalues.real > self.tolerance).sum())
+
+    @property
+    def marginal(self) -> int:
+        """Number of modes that neither grow nor decay to first order."""
+        return int((np.abs(self.eigenvalues.real) <= self.tolerance).sum())
+
+    @property
+    def kind(self) -> str:
+        """``"saddle"`` if a mode grows, else ``"marginal"`` if one does not decay, else ``"stable"``."""
+        return "saddle" if self.unstable else "marginal" if self.marginal else "stable"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kind} fixed point, excess risk {self.risk:.6g}: {self.unstable} growing, {self.marginal} marginal, "
+            f"{self.eigenvalues.size - self.unstable - self.marginal} decaying modes"
+        )
+
+
+def fixed_point(problem: Problem, state: Overlaps, *, tol: float = 1e-12, backend: str = "auto") -> FixedPoint:
+    """Find the fixed point of the drift near a state, stable or not, by Newton's method.
+
+    Parameters
+    ----------
+    problem : Problem
+        With a fixed second layer.
+    state : Overlaps
+        Where to start, without a replica axis: for a stable point the end of `solve_ode`, for a saddle a guess near it.
+    tol : float
+        Largest entry of the drift (per unit of t) at the result, relative to the largest rate of the Jacobian.
+    backend : {"auto", "c", "numpy"}
+
+    Returns
+    -------
+    FixedPoint
+
+    Raises
+    ------
+    ValueError
+        If Newton's method does not converge from there.
+
+    Notes
+    -----
+    Singular Jacobians are solved by least squares, so a point on a manifold of fixed points is found near the start.
+
+    Examples
+    --------
+    >>> from hdsgd import Overlaps, Problem
+    >>> point = fixed_point(Problem("quadratic", gamma=0.0), Overlaps([[0.4]], [[0.0]], [[1.0]]))
+    >>> round(float(point.state.Q[0, 0]), 9), point.kind  # p/(p + 2), Bocchi et al. 2026
+    (0.333333333, 'saddle')
+    """
+    problem, state = check_start(problem, state)
+    tol = real("tol", tol, low=0.0, strict=True)
+    if state.replicas is not None:
+        raise ValueError("fixed_point takes one state; pass state.replica(i)")
+    if problem.second_layer_ratio:
+        raise ValueError("fixed points are found at a fixed second layer; set second_layer_ratio=0")
+    dynamics = Dynamics(problem, backend)
+    system = dynamics.system(state)
+    y = newton(lambda z: system.rhs(0.0, z), system.pack(state), tol)
+    return describe(dynamics, system, state, y)
+
+
+def describe(dynamics: Dynamics, system: System, like: Overlaps, y: Array) -> FixedPoint:
+    """Classify the fixed point y of a system."""
+    J = jacobian(lambda z: system.rhs(0.0, z), y)
+    values, modes = np.linalg.eig(J)
+    order = np.lexsort((values.imag, -values.real))
+    Q, M = system.unpack(y)[:2]
+    try:
+        state = Overlaps(Q, M, like.P, like.a, like.a_star)
+    except ValueError:
+        raise ValueError(
+            "the zero of the drift that was found belongs to no weights (Omega has a negative eigenvalue): start "
+            "closer to a fixed point, for example at the end of solve_ode"
+        ) from None
+    return FixedPoint(
+        state=state,
+        risk=system.risk(y),
+        residual=float(np.abs(system.rhs(0.0, y)).max(initial=0.0)),
+        eigenvalues=values[order].astype(complex),
+        modes=modes[:, order].astype(complex),
+    )
+
+
+def jacobian(function: Callable[[Array], Array], y: Array) -> Array:
+    """Jacobian of a vector function by central differences of fourth order."""
+    columns = []
+    for c in range(y.size):
+        h = STEP * max(1.0, abs(float(y[c])))
+
+        def moved(by: float, c: int = c) -> Array:
+            z = y.copy()
+            z[c] += by
+            return function(z)
+
+        columns.append((8.0 * (moved(h) - moved(-h)) - (moved(2.0 * h) - moved(-2.0 * h))) / (12.0 * h))
+    return np.array(columns).T.reshape(-1, y.size)
+
+
+def newton(function: Callable[[Array], Array], y: Array, tol: float) -> Array:
+    """Zero of a vector function near y; steps are halved while they do not reduce it."""
+    value = function(y)
+    for _ in range(MOST):
+        size = float(np.abs(value).max(initial=0.0))
+        J = jacobian(function, y)
+        if size <= tol * max(1.0, float(np.abs(J).max(initial=0.0))):
+            return y
+        if not np.all(np.isfinite(J)):
+            break
+        step = np.linalg.lstsq(J, -value, rcond=1e-10)[0]
+        for _ in range(30):
+            trial = function(y + step)
+            if np.all(np.isfinite(trial)) and np.abs(trial).max() < size:
+                break
+            step = 0.5 * step
+        else:
+            break
+        y, value = y + step, trial
+    raise ValueError(
+        f"no fixed point was found from here (the drift is still {float(np.abs(value).max(initial=0.0)):.2g}): start "
+        "closer to it, for example at the end of solve_ode"
+    )

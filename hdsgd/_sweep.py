@@ -1,0 +1,357 @@
+"""Parameter sweeps: one function at every point of a grid, on any executor, resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import pickle
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._checks import callback, file_path, integer
+from ._simulate_c import threads
+
+__all__ = ["Sweep", "sweep"]
+
+#: what a point gives: a number or array of each name; "value" where the function returns a bare number or array
+Values: TypeAlias = dict[str, Any]
+
+FORMAT = 1
+ATTEMPTS = 3  # a point whose worker dies this often is recorded as a failure
+POLL = 0.05  # seconds between looks at signals
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """The values of a function on a grid.
+
+    Attributes
+    ----------
+    function : str
+        Module and name of the function.
+    grid : mapping of str to tuple
+        The axes in order.
+    values : mapping of str to array
+        For each result its values, of the shape of the grid followed by that of the result; NaN where a point failed.
+    failures : mapping of tuple of int to str
+        For each point that failed, by its place in the grid, the error in one line.
+    """
+
+    function: str
+    grid: Mapping[str, tuple[Any, ...]]
+    values: Mapping[str, NDArray[Any]]
+    failures: Mapping[tuple[int, ...], str]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the grid."""
+        return tuple(len(axis) for axis in self.grid.values())
+
+    def to_xarray(self) -> Any:
+        """Return an ``xarray.Dataset`` labelled by the grid; needs the extra ``hdsgd[data]``."""
+        try:
+            xarray = importlib.import_module("xarray")
+        except ImportError:
+            raise ValueError("to_xarray() needs xarray; install it with: pip install 'hdsgd[data]'.") from None
+        data = {}
+        for name, values in self.values.items():
+            inner = [f"{name}_{i}" for i in range(values.ndim - len(self.grid))]
+            data[name] = ([*self.grid, *inner], values)
+        failed = np.full(self.shape, "", dtype=object)
+        for place, message in self.failures.items():
+            failed[place] = message
+        data["failure"] = (list(self.grid), failed.astype(str))
+        coordinates = {axis: [_shown(value) for value in values] for axis, values in self.grid.items()}
+        return xarray.Dataset(data, coords=coordinates, attrs={"function": self.function})
+
+    def __repr__(self) -> str:
+        size = " x ".join(f"{len(values)} {axis}" for axis, values in self.grid.items())
+        return f"Sweep({self.function}: {size}; {', '.join(self.values) or 'no results'}; {len(self.failures)} failed)"
+
+
+def sweep(
+    function: Callable[..., Any],
+    grid: Mapping[str, Iterable[Any]],
+    *,
+    executor: Executor | None = None,
+    out: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Sweep:
+    """Evaluate a function at every point of a grid.
+
+    Parameters
+    ----------
+    function : callable
+        Called as ``function(**point)``, with one value of each axis; returns a number, an array, or a dict of these,
+        of the same shapes at every point. For other processes it must be importable: defined at the top of a module.
+    grid : mapping of str to iterable
+        The values of each argument.
+    executor : concurrent.futures.Executor, optional
+        Where the points run: ``distributed.Client(...).get_executor()``, ``mpi4py.futures.MPIPoolExecutor()``, a thread
+        pool ... It is left open. None: a pool of spawned processes, one for each core, each with one thread.
+    out : path, optional
+        A ``.jsonl`` file that receives each point as it is finished. If it is there already, its points are not
+        computed again: this is how a sweep goes on after a crash or Ctrl-C. Failed points are tried again.
+    workers : int, optional
+        Processes of the default pool; 0 runs the points here, one after another.
+    progress : callable, optional
+        Called with the fraction that is done.
+
+    Returns
+    -------
+    Sweep
+
+    Raises
+    ------
+    ValueError, TypeError
+        An empty grid, a function that cannot be sent to other processes, or a file of another sweep.
+
+    Notes
+    -----
+    An exception at a point is recorded in ``failures`` and the sweep goes on. A worker that dies takes nothing along:
+    the default pool is replaced and its points run again.
+
+    Examples
+    --------
+    >>> from hdsgd import escape, Problem
+    >>> def annealed(gamma, d):
+    ...     problem = Problem("quadratic", gamma=gamma, spherical=True)
+    ...     return escape.annealed(problem, p=1, d=d, T=0.1)
+    >>> result = sweep(annealed, {"gamma": [0.05, 0.1], "d": [100, 1000, 10000]}, workers=0)
+    >>> result.values["value"].shape
+    (2, 3)
+    """
+    axes = _axes(grid)
+    if not callable(function):
+        raise TypeError(f"function must be callable, got {type(function).__name__}")
+    callback("progress", progress)
+    name = f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', repr(function))}"
+    places = list(itertools.product(*(range(len(values)) for values in axes.values())))
+    points = [{axis: axes[axis][i] for axis, i in zip(axes, place, strict=True)} for place in places]
+    record = None if out is None else _Record(file_path(out, "sweep.jsonl"), name, axes)
+    done: dict[int, Values] = {} if record is None else record.read(len(points))
+    failed: dict[int, str] = {}
+    todo = [i for i in range(len(points)) if i not in done]
+
+    def finished(i: int, outcome: Values | str) -> None:
+        if isinstance(outcome, str):
+            failed[i] = outcome
+        else:
+            done[i] = outcome
+        if record is not None:
+            record.add(i, outcome)
+        if progress is not None:
+            progress((len(done) + len(failed)) / len(points))
+
+    with contextlib.closing(record) if record is not None else contextlib.nullcontext():
+        if executor is None and (workers == 0 or not todo):
+            for i in todo:
+                finished(i, _outcome(function, points[i]))
+        elif executor is not None:
+            _on(executor, function, points, todo, finished)
+        else:
+            _on_processes(function, points, todo, finished, integer("workers", workers) if workers else threads())
+    return Sweep(
+        function=name,
+        grid=MappingProxyType(axes),
+        values=MappingProxyType(_gathered(done, tuple(map(len, axes.values())), places)),
+        failures=MappingProxyType({places[i]: failed[i] for i in sorted(failed)}),
+    )
+
+
+def _axes(grid: object) -> dict[str, tuple[Any, ...]]:
+    if not isinstance(grid, Mapping) or not grid:
+        raise TypeError('grid must map arguments to their values, as in {"gamma": [0.1, 0.2]}')
+    axes: dict[str, tuple[Any, ...]] = {}
+    for axis, values in grid.items():
+        if isinstance(values, str | bytes) or not hasattr(values, "__iter__"):
+            raise TypeError(f"the axis {axis!r} must be a sequence of values; write [{values!r}] for a single one")
+        axes[str(axis)] = tuple(value.item() if isinstance(value, np.generic) else value for value in values)
+        if not axes[str(axis)]:
+            raise ValueError(f"the axis {axis!r} has no values; give at least one")
+    return axes
+
+
+def _outcome(function: Callable[..., Any], point: dict[str, Any]) -> Values | str:
+    """The values at a point, or its error in one line; runs in the worker."""
+    try:
+        result = function(**point)
+        values = dict(result) if isinstance(result, Mapping) else {"value": result}
+        return {str(name): np.asarray(value).tolist() for name, value in values.items()}
+    except Exception as error:  # whatever it is, the other points go on
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+Finished: TypeAlias = Callable[[int, Values | str], None]
+
+
+def _on(
+    executor: Executor,
+    function: Callable[..., Any],
+    points: Sequence[dict[str, Any]],
+    todo: Iterable[int],
+    finished: Finished,
+) -> list[int]:
+    """Run points on an executor; return those that were lost because it broke."""
+    places: dict[Future[Values | str], int] = {}
+    lost: list[int] = []
+    try:
+        for i in todo:
+            places[executor.submit(_outcome, function, points[i])] = i
+        pending = set(places)
+        while pending:
+            over, pending = wait(pending, timeout=POLL, return_when=FIRST_COMPLETED)
+            for future in over:
+                try:
+                    finished(places[future], future.result())
+                except BrokenExecutor:
+                    lost.append(places[future])
+    except BrokenExecutor:  # while submitting
+        known = set(places.values())
+        for future, i in places.items():
+            if future.done() and not future.cancelled() and future.exception() is None:
+                finished(i, future.result())
+            else:
+                lost.append(i)
+        lost += [i for i in todo if i not in known]
+    finally:
+        for future in places:
+            future.cancel()
+    return lost
+
+
+def _on_processes(
+    function: Callable[..., Any],
+    points: Sequence[dict[str, Any]],
+    todo: list[int],
+    finished: Finished,
+    workers: int,
+) -> None:
+    try:
+        pickle.dumps((function, points[0]))
+    except Exception:  # pickle raises whatever the object's own code raises
+        raise ValueError(
+            "the function and its arguments must be known to other processes: define the function at the top of a "
+            "module, or pass workers=0"
+        ) from None
+    for _ in range(ATTEMPTS - 1):
+        todo = _in_pool(function, points, todo, finished, workers)
+        if not todo:
+            return
+    for i in todo:  # some point kills its worker again and again: alone, it takes no other along
+        if _in_pool(function, points, [i], finished, 1):
+            finished(i, f"the process that computed it died {ATTEMPTS} times")
+
+
+def _in_pool(
+    function: Callable[..., Any],
+    points: Sequence[dict[str, Any]],
+    todo: list[int],
+    finished: Finished,
+    workers: int,
+) -> list[int]:
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(
+        min(workers, len(todo)), mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread
+    )
+    try:
+        lost = _on(pool, function, points, todo, finished)
+    except BaseException:  # Ctrl-C does not wait for the points that are running
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+    return lost
+
+
+def _one_thread() -> None:
+    os.environ["HDSGD_THREADS"] = "1"
+
+
+def _gathered(done: Mapping[int, Values], shape: tuple[int, ...], places: list[tuple[int, ...]]) -> dict[str, Any]:
+    """Arrays over the grid; results whose shapes differ from point to point are kept as objects."""
+    found: dict[str, Any] = {}
+    for name in sorted({name for values in done.values() for name in values}):
+        cells = {i: np.asarray(values[name]) for i, values in done.items() if name in values}
+        inner = {cell.shape for cell in cells.values()}
+        plain = len(inner) == 1 and all(cell.dtype.kind in "biuf" for cell in cells.values())
+        out = np.full((*shape, *inner.pop()), np.nan) if plain else np.full(shape, None, dtype=object)
+        for i, cell in cells.items():
+            out[places[i]] = cell if plain else cell.tolist()
+        out.setflags(write=False)
+        found[name] = out
+    return found
+
+
+class _Record:
+    """The file of finished points: a head that names the sweep, then one line of JSON for each point."""
+
+    def __init__(self, path: Path, function: str, axes: Mapping[str, tuple[Any, ...]]) -> None:
+        if path.suffix != ".jsonl":
+            raise ValueError(f"a sweep is recorded in a .jsonl file, got {path.name!r}; add this ending.")
+        if not path.parent.is_dir():
+            raise ValueError(f"the folder {str(path.parent)!r} does not exist; create it first.")
+        self.path = path
+        grid = {axis: [_shown(value) for value in values] for axis, values in axes.items()}
+        self.head = {"hdsgd_sweep": FORMAT, "function": function, "grid": grid}
+        self._file: Any = None
+
+    def read(self, count: int) -> dict[int, Values]:
+        """The points that are there; opens the file to add more. A line cut off by a crash is dropped."""
+        done: dict[int, Values] = {}
+        kept = b""
+        if self.path.exists():
+            lines = self.path.read_bytes().splitlines(keepends=True)
+            for number, line in enumerate(lines):
+                try:
+                    entry = json.loads(line) if line.endswith(b"\n") else None
+                except ValueError:
+                    entry = None
+                if number == 0 and entry != json.loads(json.dumps(self.head)) and (entry is not None or len(lines) > 1):
+                    raise ValueError(
+                        f"{str(self.path)!r} is the record of another sweep; choose another file, or delete it."
+                    )
+                if not isinstance(entry, dict):
+                    break
+                kept += line
+                if number and 0 <= entry.get("point", -1) < count and "values" in entry:
+                    done[entry["point"]] = entry["values"]
+        self._file = self.path.open("r+b" if self.path.exists() else "w+b")
+        self._file.truncate(len(kept))
+        self._file.seek(len(kept))
+        if not kept:
+            self._write(self.head)
+        return done
+
+    def add(self, point: int, outcome: Values | str) -> None:
+        key = "failure" if isinstance(outcome, str) else "values"
+        self._write({"point": point, key: outcome})
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(entry).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _shown(value: Any) -> Any:
+    """A label: numbers and texts as they are, other objects by their representation."""
+    if isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return repr(value)

@@ -1,0 +1,76 @@
+"""``hdsgd plateau``: what an uninformed start meets, and how it escapes."""
+
+from __future__ import annotations
+
+import argparse
+
+from .. import Problem, plateau
+from ._options import add_problem, problem
+from ._shell import Commands, command, emit, number, whole
+
+__all__ = ["add"]
+
+_PLATEAU = """\
+The plateau on which a student that knows nothing of the teacher (M = 0) begins: the
+fixed point, the rates of its modes per unit of t = nu*gamma/(p*d), the information
+exponent, and the laws of the escape that follow. With -d and --exit-T also the exit
+time of the linear theory and the samples that it takes.
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = command(
+        commands,
+        "plateau",
+        _run,
+        summary="fixed point of an uninformed start, its rates, and the escape",
+        description=_PLATEAU,
+        examples=[
+            "hdsgd plateau --activation quadratic --gamma 0.1 --spherical -p 5",
+            "hdsgd plateau --activation abs --gamma 0.05 -p 6 -k 3 -d 100000 --exit-T 0.01",
+        ],
+    )
+    add_problem(parser)
+    group = parser.add_argument_group("network")
+    group.add_argument("-p", type=whole, default=1, metavar="N", help="student width (default: %(default)s)")
+    group.add_argument(
+        "-k", type=whole, default=1, metavar="N", help="teacher width, with P = I (default: %(default)s)"
+    )
+    group.add_argument("-d", type=whole, metavar="N", help="input dimension, for the exit time (default: none)")
+    group.add_argument(
+        "--exit-T", type=number, metavar="T", help="fraction by which the risk falls, for the exit time (default: none)"
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    if (args.d is None) != (args.exit_T is None):
+        raise ValueError("the exit time needs both -d and --exit-T")
+    chosen: Problem = problem(args)
+    found = plateau(chosen, args.p, args.k)
+    document = {
+        "command": "plateau",
+        "p": found.p,
+        "k": found.k,
+        "teacher_exponent": found.teacher_exponent,
+        "exponent": found.exponent,
+        "laws": list(found.laws()),
+    }
+    text = str(found)
+    if found.point is not None:
+        document |= {
+            "risk": found.point.risk,
+            "kind": found.point.kind,
+            "growth": found.growth,
+            "rates": found.point.eigenvalues.real,
+            "Q": found.point.state.Q,
+        }
+    if args.d is not None:
+        t = found.exit_time(args.d, args.exit_T)
+        document |= {"d": args.d, "T": args.exit_T, "exit_time": t}
+        text += f"\n  at d = {args.d}, T = {args.exit_T:g}: exit time t = {t:.6g}"
+        if chosen.gamma > 0.0:
+            document["samples"] = found.samples(args.d, args.exit_T)
+            text += f", samples n = {document['samples']:.6g}"
+    emit(args, document, text)
+    return 0
