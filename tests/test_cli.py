@@ -92,7 +92,7 @@ def test_examples_run(line, capsys):
     arguments = shlex.split(line)[1:]
     if arguments[0] == "sweep":  # its file is the example in the description
         description = commands()["sweep"].description
-        settings = description[description.index("function") : description.index("exit_time takes")]
+        settings = description[description.index("function =") : description.index("exit_time takes")]
         Path(arguments[1]).write_text(settings.replace("replicas = 64", 'replicas = 2\n  by = "ode"'))
     if arguments[0] == "escape":  # as it is in all but its length: numpy has to do it where there is no compiler
         arguments += ["--replicas", "30", "-d", "1000", "--t-max", "0.8"]

@@ -105,7 +105,7 @@ def add(commands: Commands) -> None:
         [
             "hdsgd simulate -p 4 -k 2 -d 1000 --t-max 5 --replicas 20 --seed 1 --out runs.npz",
             "hdsgd simulate --activation 'x**2' --gamma 0.1 --spherical -d 500 --t-max 2 --method weights",
-            "hdsgd simulate -p 4 -k 2 -d 1000000 --t-max 100 --seed 1 --checkpoint run.checkpoint",
+            "hdsgd simulate -p 4 -k 2 -d 100000 --t-max 10 --seed 1 --checkpoint run.checkpoint",
         ],
     )
     add_start(parser, ensemble=True)
