@@ -138,7 +138,7 @@ def escape_experiment(
     stopped = {"replicas": None if fixed is None else replicas, "times": [0.0], "stop": Exit(T=T), **options}
     sde = solve_sde(problem, many, t_max, dt=dt, progress=part(0.1, 0.4), **stopped)
     exit_times["sde"] = np.asarray(sde.exit_time)
-    rows.append(_runs("SDE (Euler, bridge)", sde, starts, t_max))
+    rows.append(_runs("SDE (Brownian bridge)", sde, starts, t_max))
     chain = simulate(problem, many, t_max, progress=part(0.4, 0.8), **stopped)
     exit_times["simulation"] = np.asarray(chain.exit_time)
     rows.append(_runs("exact simulation", chain, starts, t_max))

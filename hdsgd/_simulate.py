@@ -94,7 +94,7 @@ def simulate(
     See Also
     --------
     solve_ode : the limit d -> infinity.
-    solve_sde : the diffusion to leading order in 1/d.
+    solve_sde : the diffusion that the overlaps follow at large d.
 
     Raises
     ------

@@ -20,7 +20,7 @@ ROUTES = [
     "ODE event",
     "implicit equation",
     "corrected, fixed start",
-    "SDE (Euler, bridge)",
+    "SDE (Brownian bridge)",
     "exact simulation",
     "annealed formula",
     "quenched formula",
@@ -53,7 +53,7 @@ def test_every_route_of_a_fixed_start(result):
     assert by_route["ODE event"].time == escape.by_ode(problem, at(0.05), 0.1)
     assert by_route["annealed formula"].time == escape.annealed(problem, p=1, d=300, T=0.1)
     assert by_route["corrected, fixed start"].time == escape.corrected(problem, d=300, T=0.1, state=at(0.05))
-    for name, route in (("simulation", "exact simulation"), ("sde", "SDE (Euler, bridge)")):
+    for name, route in (("simulation", "exact simulation"), ("sde", "SDE (Brownian bridge)")):
         times, row = result.exit_times[name], by_route[route]
         assert times.shape == (30,)
         assert (row.time, row.runs, row.censored, row.note) == (times.mean(), 30, 0, "")

@@ -118,6 +118,12 @@ def add(commands: Commands) -> None:
         help="the chain of the overlaps or explicit weights (default: %(default)s)",
     )
     group.add_argument(
+        "--precision",
+        choices=simulate_module.PRECISIONS,
+        default=default(simulate, "precision"),
+        help="of explicit weights while they are trained (default: %(default)s)",
+    )
+    group.add_argument(
         "--checkpoint",
         metavar="FILE",
         help="keep the run in FILE while it goes on, to go on from after an interrupt or crash; needs a C compiler "
@@ -207,6 +213,7 @@ def _simulate(args: argparse.Namespace) -> int:
             times=grid,
             stop=stop(args),
             method=args.method,
+            precision=args.precision,
             backend=args.backend,
             checkpoint=checkpoint,
             progress=report,
