@@ -46,6 +46,7 @@ EXACT = 5  # of each kind, in multiprecision
 DIGITS = 20
 _SEED = 20220214
 _EPSILON = 2.0**-52
+_SETS = 6  # of adversarial covariances, where they are cheap: of two and three variables
 _MARGIN = 10.0  # between the worst case met and the stated bound
 _ANGLE = 50 * _EPSILON  # error times sqrt(delta) of what responds to rounding as an angle does
 _FLOOR = 1e-14  # conditional variances below this fraction are taken for zero by the programs
@@ -375,7 +376,8 @@ def _rounding(
     c = _MARGIN * _EPSILON if any(f.growth or f.frequency for f in subject.factors) else 0.0
     table: dict[str, float] = {}
     degenerate = []
-    every = list(adversarial(rng, len(subject.factors)))
+    sets = _SETS if len(subject.factors) < 4 else 1  # where they are cheap
+    every = [draw for _ in range(sets) for draw in adversarial(rng, len(subject.factors))]
     for label, loadings in every[:: _SPARSE if subject.terms > _MANY else 1]:
         error = rounding_error(subject, loadings)
         if not math.isfinite(error):

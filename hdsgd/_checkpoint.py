@@ -79,7 +79,8 @@ class Checkpoint:
         head = json.dumps({"format": _FORMAT, "seed": str(self.seed), "identity": self._identity})
         partial = self.path.with_name(f".{self.path.name}.partial")  # one name: a killed write leaves no litter
         with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, head=np.array(head), **arrays)
+            # older numpy would store an argument allow_pickle as one more array
+            np.savez(file, head=np.array(head), **arrays)  # type: ignore[arg-type]
         partial.replace(self.path)
         now = time.monotonic()
         self._next = now + max(EVERY, SHARE * (now - started))

@@ -205,8 +205,9 @@ def parabolas(kernel: Kernel) -> NDArray[np.float64] | None:
         below, at, above = function(np.array([-1.0, 0.0, 1.0]))
         found.append([at, 0.5 * (above - below), 0.5 * (above + below) - at])
         x = np.linspace(-9.0, 9.0, 60)
-        same = np.abs(function(x) - np.polynomial.polynomial.polyval(x, found[-1])) <= 1e-13 * (1.0 + x**2)
-        if not same.all():
+        values = function(x)
+        gap = np.abs(values - np.polynomial.polynomial.polyval(x, found[-1]))
+        if not (gap <= 1e-13 * np.abs(values).max()).all():
             return None
     return np.array(found)
 

@@ -321,7 +321,8 @@ class _Record:
                     entry = json.loads(line) if line.endswith(b"\n") else None
                 except ValueError:
                     entry = None
-                if number == 0 and entry != json.loads(json.dumps(self.head)) and (entry is not None or len(lines) > 1):
+                cut_off = entry is None and json.dumps(self.head).encode().startswith(line)
+                if number == 0 and entry != json.loads(json.dumps(self.head)) and not cut_off:
                     raise ValueError(
                         f"{str(self.path)!r} is the record of another sweep; choose another file, or delete it."
                     )

@@ -197,3 +197,29 @@ def test_options_of_the_command_line(capsys):
     assert (problem["batch_size"], problem["weight_decay"], problem["second_layer_ratio"]) == (4, 0.3, 0.5)
     assert main(["solve", *arguments, "--weight-decay", "0.3", "--spherical"]) == 2
     assert "has no effect with --spherical" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["erf, still units", "relu, dead units"])
+def test_units_that_do_not_move_lose_nothing_of_a_batch(name, backend):
+    """With fewer samples than units, those that stand still leave gaps in the factor of the batch's Gram matrix."""
+    if name == "erf, still units":
+        problem, start = (
+            Problem("erf", gamma=2.0, Delta=0.1, batch_size=2),
+            Overlaps(np.eye(3), np.zeros((3, 1)), [[1.0]]),
+        )
+        start = Overlaps(start.Q, start.M, start.P, a=[0.0, 0.0, 1.0])
+    else:
+        problem = Problem("relu", gamma=2.0, Delta=0.1, batch_size=2)
+        Q = np.eye(3)
+        Q[0, 1] = Q[1, 0] = 0.95
+        start = Overlaps(Q, np.zeros((3, 1)), [[1.0]])
+    d, t = 50, 50 * problem.step_time(3, 50)
+    found = []
+    for method, seed in (("overlaps", 1), ("weights", 2)):
+        sol = hdsgd.simulate(problem, start, t, d=d, replicas=4000, rng=seed, times=[t], method=method, backend=backend)
+        found.append(sol.Q[:, 0, 2, 2])
+    gap = found[0].mean() - found[1].mean()
+    error = np.sqrt(sum(values.var() / len(values) for values in found))
+    assert abs(gap) < 4.5 * error
+    assert error < 0.0025

@@ -267,7 +267,7 @@ static int hdsgd_chain_of(const hdsgd_run *run, hdsgd_group *groups, int used)
             hdsgd_ones(run, groups, n, HDSGD_GROUPS);
         else
             for (int i = 0; i < count; i++) hdsgd_ones(run, groups + busy[i], n, 1);
-        if (run->batch > 1 && hdsgd_cancelled(run) == HDSGD_ABANDON) return HDSGD_ABANDONED;
+        if ((run->batch > 1 || run->columns < run->p) && hdsgd_cancelled(run) == HDSGD_ABANDON) return HDSGD_ABANDONED;
         for (int i = 0; i < count; i++) {
             hdsgd_group *group = groups + busy[i];
             for (int w = 0; w < HDSGD_WIDTH; w++)

@@ -78,7 +78,8 @@ static double hdsgd_measure(const hdsgd_run *run, const hdsgd_space *s, int w, d
 static void hdsgd_slopes(const hdsgd_run *run, hdsgd_space *s, int w, double low, double high)
 {
     const double norms[] = {low, 0.5 * (low + high), high};
-    double across = 0.0, mixed = 0.0, own = 0.0;
+    const double unknown = low > 0.0 ? 0.0 : INFINITY; /* a norm of 0 is within reach: test every step */
+    double across = unknown, mixed = unknown, own = unknown;
     for (int i = 0; i < 3; i++)
         for (int step = -4; step <= 4; step++) {
             for (int l = 0; l < 3; l++) {

@@ -140,7 +140,7 @@ static void hdsgd_project(const hdsgd_run *run, hdsgd_space *s, V which)
 static __attribute__((noinline)) void hdsgd_step_batch(const hdsgd_run *run, hdsgd_space *s)
 {
     const int64_t p = run->p, k = run->k, r = run->r, columns = run->columns, ld = s->ld;
-    const int64_t free = run->d - r - columns, m = free > 0 ? (run->batch < p ? run->batch : p) : 0;
+    const int64_t free = run->d - r - columns, m = free > 0 ? p : 0; /* L_U may skip columns: units that do not move */
     V *const z = s->z, *const one = s->scale;
     for (int64_t i = 0; i < ld * r; i++) s->dB[i] = v_all(0.0);
     for (int64_t i = 0; i < ld * columns; i++) s->dC[i] = v_all(0.0);

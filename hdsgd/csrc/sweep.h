@@ -72,8 +72,8 @@ static int hdsgd_sheet_new(hdsgd_sheet *s, const hdsgd_run *run, int64_t inputs)
     s->fold = (double *)(s->w + reals);
     s->field = s->fold + p;
     s->rows = (const hdsgd_real **)(s->fold + doubles);
-    for (int64_t slot = 0; slot <= chunks; slot++)
-        for (int64_t i = inputs * HDSGD_CHUNK; i < tiles * HDSGD_CHUNK; i++) s->x[slot * tiles * HDSGD_CHUNK + i] = 0;
+    /* inputs beyond the batch stay 0, and those of a step before the first, which rows may be told to add 0 times */
+    memset(s->x, 0, sizeof(hdsgd_real) * (size_t)((chunks + 1) * tiles * HDSGD_CHUNK));
     return 0;
 }
 
