@@ -33,6 +33,9 @@ from .c_printer import CPrinter
 #: with more forms the text takes a compiler too long, and the staged sum over units is nearly as fast
 MOST_FORMS = 64
 
+#: so many delta at once, as long as their sums stay in registers
+MOST_ROWS, REGISTERS = 4, 24
+
 Exponents = tuple[int, int]  # (α, β): powers of the covariances with j and with l
 _VARIANCE = Symbol("variance", positive=True)
 
@@ -106,6 +109,17 @@ def _knows(x: Exponents) -> str:
     return ("j" if x[0] else "") + ("l" if x[1] else "")
 
 
+@dataclass(frozen=True)
+class _Dot:
+    """Σ_a of a product: the factors that know j, and all the others, each with {e} for the place of its student."""
+
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+
+
+_Factors = tuple[tuple[Expr, int, int, int], ...]
+
+
 @dataclass
 class _Emitter:
     """Collects what the forms need; each dictionary maps a key to the name of a table or number."""
@@ -114,52 +128,84 @@ class _Emitter:
     units: dict[int, str] = field(default_factory=dict)  # s: K_s applied to the vector that knows no student
     moved: dict[tuple[int, int], str] = field(default_factory=dict)  # (s, α): K_s applied to one that knows one
     single: dict[str, str] = field(default_factory=dict)  # text of the summand: one entry for each student
-    dots: dict[tuple[str, ...], str] = field(default_factory=dict)  # factors of the summand: one for each pair
+    dots: dict[_Dot, str] = field(default_factory=dict)  # one for each pair
+    tables: dict[str, str] = field(default_factory=dict)  # text of what knows l, for a unit and a student
     pairs: dict[tuple[int, Exponents], str] = field(default_factory=dict)  # vectors that know both students
     doubles: dict[tuple[int, Exponents, Exponents], str] = field(default_factory=dict)
 
-    def form(self, form: Form) -> str:
-        """Return the text of one form in the loop over pairs."""
+    def form(self, form: Form) -> list[str | _Dot]:
+        """Return the parts whose product is the form."""
         s = form.s
         if s == 0:
-            return f"{self._sum(s, form.x, [])}*{self._sum(s, form.y, [])}"
+            return [self._sum(s, form.x, []), self._sum(s, form.y, [])]
         x, y = sorted((form.x, form.y), key=lambda e: len(_knows(e)), reverse=True)
         if not _knows(y):
             name = self.units.setdefault(s, f"Y{s}")
-            return self._sum(s, x, [(f"{name}[a]", "")])
+            return [self._sum(s, x, [(f"{name}[a]", "")])]
         if len(_knows(y)) == 1:
             power = max(y)
             name = self.moved.setdefault((s, power), f"Z{s}_{power}")
-            return self._sum(s, x, [(name, _knows(y))])
+            return [self._sum(s, x, [(name, _knows(y))])]
         for vector in (x, y):
             self.pairs.setdefault((s, vector), f"X{s}_{vector[0]}{vector[1]}")
-        return f"{self.doubles.setdefault((s, x, y), f'D{len(self.doubles)}')}[i]"
+        return [f"{self.doubles.setdefault((s, x, y), f'D{len(self.doubles)}')}[i]"]
 
-    def _sum(self, s: int, x: Exponents, others: list[tuple[str, str]]) -> str:
+    def _sum(self, s: int, x: Exponents, others: list[tuple[str, str]]) -> str | _Dot:
         """Return Σ_a X_a · ∏ others, where each of the others is a table and the student that it knows."""
         students = "".join(sorted(set(_knows(x)).union(*(student for _, student in others))))
         if not students:
             return self.numbers.setdefault((s, bool(others)), f"G{s}{'K' if others else ''}")
-        place = {"j": "e", "l": "e"} if len(students) == 1 else {"j": "j + i", "l": "l + i"}
-        factors = [f"g{s + sum(x)}[a]"]
-        factors += [name if not student else f"{name}[a*stride + {place[student]}]" for name, student in others]
+        known: dict[str, list[str]] = {"": [f"g{s + sum(x)}[a]"], "j": [], "l": []}
+        for name, student in others:
+            known[student].append(name if not student else f"{name}[a*stride + {{e}}]")
         for student, exponent in zip("jl", x, strict=True):
-            factors += _power(f"S[a*stride + {place[student]}]", exponent)
+            known[student] += _power("S[a*stride + {e}]", exponent)
         if len(students) == 1:
-            return f"{self.single.setdefault(_product(factors), f'R{len(self.single)}')}[{students} + i]"
-        return f"{self.dots.setdefault(tuple(factors), f'F{len(self.dots)}')}[i]"
+            summand = _product(known[""] + known[students]).format(e="e")
+            return f"{self.single.setdefault(summand, f'R{len(self.single)}')}[{students} + i]"
+        return _Dot(tuple(known["j"]), tuple(known[""] + known["l"]))
+
+    def dot(self, first: tuple[str, ...], second: str) -> str:
+        """Return the sum over units of the factors that know j times a table of what knows l."""
+        table = self.tables.setdefault(second.format(e="e"), f"U{len(self.tables)}")
+        return f"{self.dots.setdefault(_Dot(first, (f'{table}[a*stride + {{e}}]',)), f'F{len(self.dots)}')}[r][i]"
+
+
+def _values(emitter: _Emitter, found: list[Form]) -> list[tuple[str, _Factors]]:
+    """Return what stands before the same factors, in order.
+
+    Sums over units that differ only in what knows l are one sum, of the table that adds these.
+    """
+    merged: dict[tuple[tuple[str, ...], _Factors], list[str]] = {}
+    others: list[tuple[str, _Factors]] = []
+    for form in found:
+        parts = emitter.form(form)
+        dots = [part for part in parts if isinstance(part, _Dot)]
+        rest = [part for part in parts if isinstance(part, str)]
+        if len(dots) == 1 and all(part in emitter.numbers.values() for part in rest):
+            scale = form.factors[0][0]
+            factors = tuple((number / scale, *powers) for number, *powers in form.factors)
+            number = [] if scale == 1 else [repr(float(scale))]
+            merged.setdefault((dots[0].first, factors), []).append(_product([*number, *rest, *dots[0].second]))
+        else:
+            texts = [
+                part if isinstance(part, str) else emitter.dot(part.first, _product([*part.second])) for part in parts
+            ]
+            others.append((_product(texts), form.factors))
+    return others + [(emitter.dot(first, " + ".join(seconds)), factors) for (first, factors), seconds in merged.items()]
 
 
 def block(student: Polynomial, teacher: Polynomial, found: list[Form], unpack: str) -> tuple[str, str]:
     """Return the C text of ``noise_I4`` after the lines ``unpack``, and the size of its memory."""
     emitter = _Emitter()
-    values = [emitter.form(form) for form in found]
+    values = _values(emitter, found)
     orders = sorted({form.s + sum(x) for form in found for x in (form.x, form.y)})
     slopes = sorted({r for form in found for _, _, r_j, r_l in form.factors for r in (r_j, r_l)})
     powers = sorted({form.s for form in found if form.s > 1})
     weights = sorted({s for s, x, y in emitter.doubles if x == y})
     names = [(f"h{r}", "stride") for r in slopes]
     names += [(name, "n*stride") for name in (*emitter.moved.values(), *(["V"] if emitter.moved else []))]
+    names += [(name, "n*stride") for name in emitter.tables.values()]
     names += [(name, "stride") for name in emitter.single.values()]
     names += [(name, "n*LANES") for name in emitter.pairs.values()]
     names += [(f"g{r}", "n") for r in orders] + [(name, "n") for name in emitter.units.values()]
@@ -197,7 +243,8 @@ def block(student: Polynomial, teacher: Polynomial, found: list[Form], unpack: s
         text += f"*{emitter.units[s]}[a];\n" if with_matrix else ";\n"
     text += "".join(_moved(s, power, name) for (s, power), name in emitter.moved.items())
     text += _singles(emitter)
-    return text + _over_pairs(emitter, found, values), " + ".join(size for _, size in names) or "0"
+    text += _tables(emitter)
+    return text + _over_pairs(emitter, values), " + ".join(size for _, size in names) or "0"
 
 
 def _matrix(s: int) -> str:
@@ -233,20 +280,35 @@ def _singles(emitter: _Emitter) -> str:
     return text + "        }\n"
 
 
-def _over_pairs(emitter: _Emitter, found: list[Form], values: list[str]) -> str:
-    text = """    for (long delta = 0; delta <= p/2; delta++)
-    for (long j = 0; j < pairs_at(p, delta); j += LANES) {
-        const long l = j + delta;
-        const double *const cross = o->cross + delta*o->span + j;
-        double *const total = sums + delta*o->span + j;
-        (void)cross;
-"""
-    arrays = [*emitter.dots.values(), *emitter.doubles.values()]
+def _tables(emitter: _Emitter) -> str:
+    if not emitter.tables:
+        return ""
+    text = "    for (long a = 0; a < n; a++)\n#pragma omp simd\n        for (long e = 0; e < stride; e++) {\n"
+    text += "".join(f"            {name}[a*stride + e] = {value};\n" for value, name in emitter.tables.items())
+    return text + "        }\n"
+
+
+def _over_pairs(emitter: _Emitter, values: list[tuple[str, _Factors]]) -> str:
+    """Return the loop over pairs, for several delta at a time: they share what is read of j.
+
+    A delta that is not there is computed as a copy of the last one.
+    """
+    rows = 1 if emitter.pairs else max(1, min(MOST_ROWS, REGISTERS // max(1, len(emitter.dots))))
+    text = f"    for (long delta = 0; delta <= p/2; delta += {rows})\n    for (long j = 0; j < p; j += LANES) {{\n"
+    for r in range(rows):
+        step = "" if r == 0 else f" + (p/2 - delta < {r} ? p/2 - delta : {r})"
+        text += f"        const long d{r} = delta{step}, l{r} = j + d{r};\n"
+    arrays = [f"{name}_{r}" for name in emitter.dots.values() for r in range(rows)] + [*emitter.doubles.values()]
     if arrays:
         text += f"        double {', '.join(f'{name}[LANES] = {{0.0}}' for name in arrays)};\n"
-    each = [f"{name}[i] = FMA({_product(rest)}, {last}, {name}[i]);" for (*rest, last), name in emitter.dots.items()]
+    each = []
+    for number, (dot, name) in enumerate(emitter.dots.items()):
+        each.append(f"const double at{number} = {_product(list(dot.first)).format(e='j + i')};")
+        for r in range(rows):
+            table = dot.second[0].format(e=f"l{r} + i")
+            each.append(f"{name}_{r}[i] = FMA(at{number}, {table}, {name}_{r}[i]);")
     for (s, x), name in emitter.pairs.items():
-        powers = [*_power("S[a*stride + j + i]", x[0]), *_power("S[a*stride + l + i]", x[1])]
+        powers = [*_power("S[a*stride + j + i]", x[0]), *_power("S[a*stride + l0 + i]", x[1])]
         each.append(f"{name}[a*LANES + i] = {_product([f'g{s + sum(x)}[a]', *powers])};")
     if each:
         text += (
@@ -265,11 +327,19 @@ def _over_pairs(emitter: _Emitter, found: list[Form], values: list[str]) -> str:
             for (int i = 0; i < LANES; i++) {name}[i] = FMA({emitter.pairs[s, x]}[a*LANES + i], sum[i], {name}[i]);
         }}
 """
-    text += "#pragma omp simd\n        for (int i = 0; i < LANES; i++) {\n            double sum = 0.0;\n"
-    for form, value in zip(found, values, strict=True):
+    for name in emitter.dots.values():
+        text += f"        double {name}[{rows}][LANES];\n"
+        for r in range(rows):
+            text += f"        for (int i = 0; i < LANES; i++) {name}[{r}][i] = {name}_{r}[i];\n"
+    text += f"        for (long r = 0; r < {rows} && delta + r <= p/2; r++) {{\n"
+    text += "            const long l = j + delta + r;\n"
+    text += "            const double *const cross = o->cross + (delta + r)*o->span + j;\n"
+    text += "            double *const total = sums + (delta + r)*o->span + j;\n            (void)l; (void)cross;\n"
+    text += "#pragma omp simd\n            for (int i = 0; i < LANES; i++) {\n                double sum = 0.0;\n"
+    for value, factors in values:
         terms = []
-        for number, c, r_j, r_l in form.factors:
+        for number, c, r_j, r_l in factors:
             factor = [] if number == 1 else [repr(float(number))]
             terms.append(_product([*factor, *_power("cross[i]", c), f"h{r_j}[j + i]", f"h{r_l}[l + i]"]))
-        text += f"            sum += {value}*({' + '.join(terms)});\n"
-    return text + "            total[i] += sum;\n        }\n    }\n}\n"
+        text += f"                sum += {value}*({' + '.join(terms)});\n"
+    return text + "                total[i] += sum;\n            }\n        }\n    }\n}\n"

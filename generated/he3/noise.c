@@ -14,6 +14,14 @@ static void noise_I4(const layout *o, double *sums, double *work)
     work += n*stride;
     double *const V = work;
     work += n*stride;
+    double *const U0 = work;
+    work += n*stride;
+    double *const U1 = work;
+    work += n*stride;
+    double *const U2 = work;
+    work += n*stride;
+    double *const U3 = work;
+    work += n*stride;
     double *const R0 = work;
     work += stride;
     double *const R1 = work;
@@ -93,22 +101,30 @@ static void noise_I4(const layout *o, double *sums, double *work)
             R1[e] += g3[a]*Y1[a]*S[a*stride + e]*S[a*stride + e];
             R2[e] += g3[a]*Z2_1[a*stride + e]*S[a*stride + e];
         }
-    for (long delta = 0; delta <= p/2; delta++)
-    for (long j = 0; j < pairs_at(p, delta); j += LANES) {
-        const long l = j + delta;
-        const double *const cross = o->cross + delta*o->span + j;
-        double *const total = sums + delta*o->span + j;
-        (void)cross;
-        double F0[LANES] = {0.0}, F1[LANES] = {0.0}, F2[LANES] = {0.0}, F3[LANES] = {0.0}, F4[LANES] = {0.0}, D0[LANES] = {0.0};
+    for (long a = 0; a < n; a++)
+#pragma omp simd
+        for (long e = 0; e < stride; e++) {
+            U0[a*stride + e] = g3[a]*S[a*stride + e]*S[a*stride + e];
+            U1[a*stride + e] = g3[a]*S[a*stride + e];
+            U2[a*stride + e] = 2.0*g3[a]*Y1[a]*S[a*stride + e] + g3[a]*Z2_1[a*stride + e];
+            U3[a*stride + e] = 0.5*g3[a]*Z1_2[a*stride + e];
+        }
+    for (long delta = 0; delta <= p/2; delta += 1)
+    for (long j = 0; j < p; j += LANES) {
+        const long d0 = delta, l0 = j + d0;
+        double F0_0[LANES] = {0.0}, F1_0[LANES] = {0.0}, F2_0[LANES] = {0.0}, F3_0[LANES] = {0.0}, D0[LANES] = {0.0};
         for (long a = 0; a < n; a++)
 #pragma omp simd
             for (int i = 0; i < LANES; i++) {
-                F0[i] = FMA(g3[a]*S[a*stride + j + i]*S[a*stride + l + i], S[a*stride + l + i], F0[i]);
-                F1[i] = FMA(g3[a]*S[a*stride + j + i]*S[a*stride + j + i], S[a*stride + l + i], F1[i]);
-                F2[i] = FMA(g3[a]*Y1[a]*S[a*stride + j + i], S[a*stride + l + i], F2[i]);
-                F3[i] = FMA(g3[a]*Z1_2[a*stride + l + i]*S[a*stride + j + i], S[a*stride + j + i], F3[i]);
-                F4[i] = FMA(g3[a]*Z2_1[a*stride + l + i], S[a*stride + j + i], F4[i]);
-                X1_11[a*LANES + i] = g3[a]*S[a*stride + j + i]*S[a*stride + l + i];
+                const double at0 = S[a*stride + j + i];
+                F0_0[i] = FMA(at0, U0[a*stride + l0 + i], F0_0[i]);
+                const double at1 = S[a*stride + j + i]*S[a*stride + j + i];
+                F1_0[i] = FMA(at1, U1[a*stride + l0 + i], F1_0[i]);
+                const double at2 = S[a*stride + j + i];
+                F2_0[i] = FMA(at2, U2[a*stride + l0 + i], F2_0[i]);
+                const double at3 = S[a*stride + j + i]*S[a*stride + j + i];
+                F3_0[i] = FMA(at3, U3[a*stride + l0 + i], F3_0[i]);
+                X1_11[a*LANES + i] = g3[a]*S[a*stride + j + i]*S[a*stride + l0 + i];
             }
         for (long a = 0; a < n; a++) {
             double sum[LANES] = {0.0};
@@ -119,25 +135,38 @@ static void noise_I4(const layout *o, double *sums, double *work)
 #pragma omp simd
             for (int i = 0; i < LANES; i++) D0[i] = FMA(X1_11[a*LANES + i], sum[i], D0[i]);
         }
+        double F0[1][LANES];
+        for (int i = 0; i < LANES; i++) F0[0][i] = F0_0[i];
+        double F1[1][LANES];
+        for (int i = 0; i < LANES; i++) F1[0][i] = F1_0[i];
+        double F2[1][LANES];
+        for (int i = 0; i < LANES; i++) F2[0][i] = F2_0[i];
+        double F3[1][LANES];
+        for (int i = 0; i < LANES; i++) F3[0][i] = F3_0[i];
+        for (long r = 0; r < 1 && delta + r <= p/2; r++) {
+            const long l = j + delta + r;
+            const double *const cross = o->cross + (delta + r)*o->span + j;
+            double *const total = sums + (delta + r)*o->span + j;
+            (void)l; (void)cross;
 #pragma omp simd
-        for (int i = 0; i < LANES; i++) {
-            double sum = 0.0;
-            sum += R0[l + i]*R0[l + i]*(h0[j + i]*h2[l + i]);
-            sum += R0[j + i]*R0[l + i]*(2.0*cross[i]*h2[j + i]*h2[l + i]);
-            sum += R0[j + i]*R0[j + i]*(h2[j + i]*h0[l + i]);
-            sum += F0[i]*R0[j + i]*(h2[j + i]*h2[l + i]);
-            sum += F1[i]*R0[l + i]*(h2[j + i]*h2[l + i]);
-            sum += G1K*(h0[j + i]*h0[l + i] + 0.5*cross[i]*cross[i]*h2[j + i]*h2[l + i]);
-            sum += R1[l + i]*(h0[j + i]*h2[l + i]);
-            sum += F2[i]*(2.0*cross[i]*h2[j + i]*h2[l + i]);
-            sum += D0[i]*(h2[j + i]*h2[l + i]);
-            sum += R1[j + i]*(h2[j + i]*h0[l + i]);
-            sum += F3[i]*(0.5*h2[j + i]*h2[l + i]);
-            sum += R2[l + i]*(0.5*h0[j + i]*h2[l + i]);
-            sum += F4[i]*(cross[i]*h2[j + i]*h2[l + i]);
-            sum += R2[j + i]*(0.5*h2[j + i]*h0[l + i]);
-            sum += G3K*(0.16666666666666666*h0[j + i]*h0[l + i] + 0.08333333333333333*cross[i]*cross[i]*h2[j + i]*h2[l + i]);
-            total[i] += sum;
+            for (int i = 0; i < LANES; i++) {
+                double sum = 0.0;
+                sum += R0[l + i]*R0[l + i]*(h0[j + i]*h2[l + i]);
+                sum += R0[j + i]*R0[l + i]*(2.0*cross[i]*h2[j + i]*h2[l + i]);
+                sum += R0[j + i]*R0[j + i]*(h2[j + i]*h0[l + i]);
+                sum += F0[r][i]*R0[j + i]*(h2[j + i]*h2[l + i]);
+                sum += F1[r][i]*R0[l + i]*(h2[j + i]*h2[l + i]);
+                sum += G1K*(h0[j + i]*h0[l + i] + 0.5*cross[i]*cross[i]*h2[j + i]*h2[l + i]);
+                sum += R1[l + i]*(h0[j + i]*h2[l + i]);
+                sum += D0[i]*(h2[j + i]*h2[l + i]);
+                sum += R1[j + i]*(h2[j + i]*h0[l + i]);
+                sum += R2[l + i]*(0.5*h0[j + i]*h2[l + i]);
+                sum += R2[j + i]*(0.5*h2[j + i]*h0[l + i]);
+                sum += G3K*(0.16666666666666666*h0[j + i]*h0[l + i] + 0.08333333333333333*cross[i]*cross[i]*h2[j + i]*h2[l + i]);
+                sum += F2[r][i]*(cross[i]*h2[j + i]*h2[l + i]);
+                sum += F3[r][i]*(h2[j + i]*h2[l + i]);
+                total[i] += sum;
+            }
         }
     }
 }
@@ -147,7 +176,7 @@ static long noise_work(long p, long k)
     const long n = p + k, stride = row_stride(p);
     long most = 0, size = 0;
     (void)n; (void)stride; (void)size;
-    size = stride + stride + n*stride + n*stride + n*stride + stride + stride + stride + n*LANES + n + n + n + n + n*n + n*n + n*n;
+    size = stride + stride + n*stride + n*stride + n*stride + n*stride + n*stride + n*stride + n*stride + stride + stride + stride + n*LANES + n + n + n + n + n*n + n*n + n*n;
     if (size > most) most = size;
     return most;
 }

@@ -28,17 +28,23 @@ static void noise_I4(const layout *o, double *sums, double *work)
     double G1K = 0.0;
 #pragma omp simd reduction(+ : G1K)
     for (long a = 0; a < n; a++) G1K += g1[a]*Y1[a];
-    for (long delta = 0; delta <= p/2; delta++)
-    for (long j = 0; j < pairs_at(p, delta); j += LANES) {
-        const long l = j + delta;
-        const double *const cross = o->cross + delta*o->span + j;
-        double *const total = sums + delta*o->span + j;
-        (void)cross;
+    for (long delta = 0; delta <= p/2; delta += 4)
+    for (long j = 0; j < p; j += LANES) {
+        const long d0 = delta, l0 = j + d0;
+        const long d1 = delta + (p/2 - delta < 1 ? p/2 - delta : 1), l1 = j + d1;
+        const long d2 = delta + (p/2 - delta < 2 ? p/2 - delta : 2), l2 = j + d2;
+        const long d3 = delta + (p/2 - delta < 3 ? p/2 - delta : 3), l3 = j + d3;
+        for (long r = 0; r < 4 && delta + r <= p/2; r++) {
+            const long l = j + delta + r;
+            const double *const cross = o->cross + (delta + r)*o->span + j;
+            double *const total = sums + (delta + r)*o->span + j;
+            (void)l; (void)cross;
 #pragma omp simd
-        for (int i = 0; i < LANES; i++) {
-            double sum = 0.0;
-            sum += G1K*(h0[j + i]*h0[l + i]);
-            total[i] += sum;
+            for (int i = 0; i < LANES; i++) {
+                double sum = 0.0;
+                sum += G1K*(h0[j + i]*h0[l + i]);
+                total[i] += sum;
+            }
         }
     }
 }

@@ -10,6 +10,8 @@ static void noise_I4(const layout *o, double *sums, double *work)
     work += n*stride;
     double *const V = work;
     work += n*stride;
+    double *const U0 = work;
+    work += n*stride;
     double *const g0 = work;
     work += n;
     double *const g2 = work;
@@ -47,27 +49,45 @@ static void noise_I4(const layout *o, double *sums, double *work)
 #pragma omp simd
         for (long e = 0; e < o->span; e++) V[b*stride + e] = g2[b]*S[b*stride + e];
     product(o, C, V, Z1_1);
-    for (long delta = 0; delta <= p/2; delta++)
-    for (long j = 0; j < pairs_at(p, delta); j += LANES) {
-        const long l = j + delta;
-        const double *const cross = o->cross + delta*o->span + j;
-        double *const total = sums + delta*o->span + j;
-        (void)cross;
-        double F0[LANES] = {0.0}, F1[LANES] = {0.0};
+    for (long a = 0; a < n; a++)
+#pragma omp simd
+        for (long e = 0; e < stride; e++) {
+            U0[a*stride + e] = 2.0*G0*g2[a]*S[a*stride + e] + 2.0*g2[a]*Z1_1[a*stride + e];
+        }
+    for (long delta = 0; delta <= p/2; delta += 4)
+    for (long j = 0; j < p; j += LANES) {
+        const long d0 = delta, l0 = j + d0;
+        const long d1 = delta + (p/2 - delta < 1 ? p/2 - delta : 1), l1 = j + d1;
+        const long d2 = delta + (p/2 - delta < 2 ? p/2 - delta : 2), l2 = j + d2;
+        const long d3 = delta + (p/2 - delta < 3 ? p/2 - delta : 3), l3 = j + d3;
+        double F0_0[LANES] = {0.0}, F0_1[LANES] = {0.0}, F0_2[LANES] = {0.0}, F0_3[LANES] = {0.0};
         for (long a = 0; a < n; a++)
 #pragma omp simd
             for (int i = 0; i < LANES; i++) {
-                F0[i] = FMA(g2[a]*S[a*stride + j + i], S[a*stride + l + i], F0[i]);
-                F1[i] = FMA(g2[a]*Z1_1[a*stride + l + i], S[a*stride + j + i], F1[i]);
+                const double at0 = S[a*stride + j + i];
+                F0_0[i] = FMA(at0, U0[a*stride + l0 + i], F0_0[i]);
+                F0_1[i] = FMA(at0, U0[a*stride + l1 + i], F0_1[i]);
+                F0_2[i] = FMA(at0, U0[a*stride + l2 + i], F0_2[i]);
+                F0_3[i] = FMA(at0, U0[a*stride + l3 + i], F0_3[i]);
             }
+        double F0[4][LANES];
+        for (int i = 0; i < LANES; i++) F0[0][i] = F0_0[i];
+        for (int i = 0; i < LANES; i++) F0[1][i] = F0_1[i];
+        for (int i = 0; i < LANES; i++) F0[2][i] = F0_2[i];
+        for (int i = 0; i < LANES; i++) F0[3][i] = F0_3[i];
+        for (long r = 0; r < 4 && delta + r <= p/2; r++) {
+            const long l = j + delta + r;
+            const double *const cross = o->cross + (delta + r)*o->span + j;
+            double *const total = sums + (delta + r)*o->span + j;
+            (void)l; (void)cross;
 #pragma omp simd
-        for (int i = 0; i < LANES; i++) {
-            double sum = 0.0;
-            sum += G0*G0*(cross[i]*h1[j + i]*h1[l + i]);
-            sum += F0[i]*G0*(2.0*h1[j + i]*h1[l + i]);
-            sum += F1[i]*(2.0*h1[j + i]*h1[l + i]);
-            sum += G2K*(0.5*cross[i]*h1[j + i]*h1[l + i]);
-            total[i] += sum;
+            for (int i = 0; i < LANES; i++) {
+                double sum = 0.0;
+                sum += G0*G0*(cross[i]*h1[j + i]*h1[l + i]);
+                sum += G2K*(0.5*cross[i]*h1[j + i]*h1[l + i]);
+                sum += F0[r][i]*(h1[j + i]*h1[l + i]);
+                total[i] += sum;
+            }
         }
     }
 }
@@ -77,7 +97,7 @@ static long noise_work(long p, long k)
     const long n = p + k, stride = row_stride(p);
     long most = 0, size = 0;
     (void)n; (void)stride; (void)size;
-    size = stride + n*stride + n*stride + n + n + n + n*n;
+    size = stride + n*stride + n*stride + n*stride + n + n + n + n*n;
     if (size > most) most = size;
     return most;
 }
