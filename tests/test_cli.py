@@ -87,7 +87,19 @@ def test_every_option_says_its_default(name):
         assert "default:" in (action.help or "") or "needed" in action.help, action.option_strings
 
 
-@pytest.mark.parametrize("line", [line for name in COMMANDS for line in examples(name)])
+def needs_cc(line):
+    """Whether only compiled loops do it, or do it within seconds."""
+    return "--checkpoint" in line or "--activation abs" in line
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, marks=[pytest.mark.needs_cc] if needs_cc(line) else [])
+        for name in COMMANDS
+        for line in examples(name)
+    ],
+)
 def test_examples_run(line, capsys):
     arguments = shlex.split(line)[1:]
     if arguments[0] == "sweep":  # its file is the example in the description

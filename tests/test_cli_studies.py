@@ -22,6 +22,7 @@ by = "ode"
 """
 
 
+@pytest.mark.needs_cc
 def test_plateau(capsys):
     assert main(["plateau", "--activation", "quadratic", "--gamma", "0.1", "--spherical", "-p", "2", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

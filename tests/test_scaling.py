@@ -42,7 +42,7 @@ def test_orange_ode():
     assert (M[0] == M).all()
 
 
-@pytest.mark.parametrize("delta", [0, "-1/4", "1/2"])
+@pytest.mark.parametrize("delta", [0, "-1/4", pytest.param("1/2", marks=pytest.mark.needs_cc)])
 def test_simulation_in_the_regions_clock(delta):
     """The exact chain at growing d approaches the limit ODE of each region."""
     point, start, taus = scaling(0, delta, 2, 1), informed_start(2, 2, seed=1), np.array([0.0, 1.0, 3.0])
