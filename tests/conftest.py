@@ -1,10 +1,14 @@
 """Reference data shared by the tests."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started by a shell in the background: Ctrl-C is under test
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).parent / "data"
 
