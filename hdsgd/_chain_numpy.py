@@ -86,7 +86,7 @@ class _Chunk:
                 if not self.who.size:
                     break
                 g, rest = self._draw()
-            self._step(g[step % self.block], rest[step % self.block])
+            self._step(g[step % self.block], rest[step % self.block], setup.clock.unit_at(step))
             step += 1
             self._watch(step)
         self._drop(everything=True)
@@ -112,7 +112,7 @@ class _Chunk:
             rest[:, i, j, place] = stream.standard_normal((self.block, i.size))
         return g, rest
 
-    def _step(self, g: Array, rest: Array) -> None:
+    def _step(self, g: Array, rest: Array, rate: float) -> None:
         setup, Omega, a = self.setup, self.Omega, self.a
         p, k, batch = setup.p, setup.k, setup.batch
         n = p + k
@@ -133,12 +133,12 @@ class _Chunk:
             error = error + setup.a_star[r] / k * phi_star[:, r]
         for j in range(p):
             error = error - a[j] / p * phi[:, j]
-        u = (setup.rate / batch) * a * setup.kernel.dsigma(x) * error[:, None]
+        u = (rate / batch) * a * setup.kernel.dsigma(x) * error[:, None]
         moved = np.zeros((p, n, self.who.size))  # products of the gain of W, which is along the samples, with all rows
         for b in range(batch):
             moved += u[b, :, None] * fields[b]
-            self.a = self.a + (setup.ratio * setup.rate / batch) * phi[b] * error[b]
-        keep = 1.0 - setup.decay * setup.rate
+            self.a = self.a + (setup.ratio * rate / batch) * phi[b] * error[b]
+        keep = 1.0 - setup.decay * rate
         Omega[:p, p:] = keep * Omega[:p, p:] + moved[:, p:]
         Omega[:p, :p] = keep**2 * Omega[:p, :p] + keep * (moved[:, :p] + np.swapaxes(moved[:, :p], 0, 1))
         for z in self._gains(u, g[:, :n], rest):

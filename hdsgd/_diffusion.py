@@ -50,7 +50,7 @@ class Effort:
 
 ONCE = Effort(3e8, 24, 400_000, (120, 54, 30), (24, 64), (16381, 8))
 # In a loop errors of 1e-3 are far below the fluctuations of any ensemble. Rays depend on the state.
-LOOP = Effort(1e5, 8, 20_000, (40,), None, (4093, 1))
+LOOP = Effort(1e6, 4, 20_000, (40,), None, (4093, 1))
 SMALL = 1e-4  # step of the derivative along Omega: error 1e-8 of a term that is itself of order 1/d
 GROWS = 1e3  # values within REACH beyond which the trapezoidal rule is cut off too early
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._checks import callback, choice, real, time_grid
 from ._cone import feasible
-from ._dynamics import Dynamics
+from ._dynamics import Dynamics, System
 from ._overlaps import Overlaps
 from ._paths import BLOW_UP
 from ._problem import Problem, check_start
@@ -60,7 +62,7 @@ def solve_ode(
     Parameters
     ----------
     problem : Problem
-        gamma = 0 is gradient flow in the same time.
+        gamma = 0 is gradient flow in the same time. Where a `Schedule` changes gamma, the solver begins anew.
     state : Overlaps
         Without a replica axis.
     t_max : float
@@ -126,7 +128,10 @@ def solve_ode(
         )
     atol = real("atol", atol, low=0.0, hint="it is the absolute tolerance, for example 1e-10")
     run = _Run(
-        system=Dynamics(problem, backend).system(state),
+        pieces=[
+            (end, Dynamics(replace(problem, gamma=gamma), backend).system(state))
+            for _, end, gamma in problem.schedule.pieces(t_max)
+        ],
         method=choice("method", method, METHODS),
         rtol=rtol,
         atol=atol,
@@ -135,6 +140,7 @@ def solve_ode(
         stop=stop,
         progress=callback("progress", progress),
     )
+    importlib.import_module("scipy.integrate")  # loading it once is no part of the time of this run
     started = time.perf_counter()
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a blow-up is reported in the status
         y = run.system.pack(state)
@@ -147,12 +153,15 @@ def solve_ode(
 
 
 class _Run:
-    """One integration: steps scipy's solver objects, to watch the risk, change method and stay interruptible."""
+    """One integration: steps scipy's solver objects, to watch the risk, change method and stay interruptible.
+
+    `pieces` are times and the equations up to each of them, which no step goes across.
+    """
 
     def __init__(
         self,
         *,
-        system: Any,
+        pieces: Sequence[tuple[float, System]],
         method: str,
         rtol: float,
         atol: float,
@@ -161,7 +170,8 @@ class _Run:
         stop: Exit | None,
         progress: Callable[[float], None] | None,
     ) -> None:
-        self.system, self.method, self.rtol, self.atol = system, method, rtol, atol
+        self.pieces, self.method, self.rtol, self.atol = pieces, method, rtol, atol
+        self.end, self.system = pieces[0]
         self.t_max, self.grid, self.stop, self.progress = t_max, grid, stop, progress
         self.t: list[float] = []
         self.y: list[Array] = []
@@ -179,21 +189,22 @@ class _Run:
         if level is not None and self.system.risk(y) <= level:
             self.status, self.exit_time = Status.EXITED, 0.0
             return
-        t, name = 0.0, "DOP853" if self.method == "auto" else self.method
-        while t < self.t_max:
-            t, y, again = self._integrate(name, t, y, level)
-            if not again:
-                return
-            name = STIFF
+        t = 0.0
+        for end, system in self.pieces:
+            self.end, self.system = end, system
+            name = "DOP853" if self.method == "auto" else self.method
+            while t < self.end and self.status == Status.COMPLETED:
+                t, y, again = self._integrate(name, t, y, level)
+                name = STIFF if again else name
 
     def _integrate(self, name: str, t: float, y: Array, level: float | None) -> tuple[float, Array, bool]:
-        """Step one solver to the end, an exit or a failure, or (third value true) until a stiff one takes over."""
+        """Step one solver to the end of the piece, an exit or failure, or (third value true) until a stiff one does."""
         import scipy.integrate
 
         self.used.append(name)
         safety = SAFETY.get(name, 1.0)
         rtol = max(safety * self.rtol, 100 * np.finfo(np.float64).eps)  # scipy's floor, below which it warns
-        solver = getattr(scipy.integrate, name)(self.system.rhs, t, y, self.t_max, rtol=rtol, atol=safety * self.atol)
+        solver = getattr(scipy.integrate, name)(self.system.rhs, t, y, self.end, rtol=rtol, atol=safety * self.atol)
         watched = self.method == "auto" and name != STIFF
         direction = np.random.default_rng(0).standard_normal(y.size)
         again = False
@@ -211,7 +222,7 @@ class _Run:
             if self.progress is not None:
                 self.progress(solver.t / self.t_max)
             if watched and self.steps % PROBE == 0:
-                evaluations = 12 * (self.t_max - solver.t) / solver.step_size
+                evaluations = 12 * (self.end - solver.t) / solver.step_size
                 rate, direction = _fastest(solver.fun, solver.t, solver.y, direction)
                 if rate * solver.step_size > LIMIT and evaluations > JACOBIANS * (y.size + 100):
                     again = True
@@ -303,7 +314,7 @@ class _Run:
             risk=risk.reshape(n),
             status=self.status,
             exit_time=self.exit_time,
-            method="+".join(self.used) or self.method,
+            method="+".join(dict.fromkeys(self.used)) or self.method,
             stop=self.stop,
             stats=stats,
         )

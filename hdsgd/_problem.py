@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from . import _bridge
 from ._activation import Activation, activation
 from ._checks import boolean, integer, real
 from ._overlaps import Overlaps, Weights
+from ._schedule import Clock, Schedule
 
 __all__ = ["Problem", "check_start"]
 
@@ -30,8 +32,9 @@ class Problem:
         Of the student: a built-in or saved name, a formula in x such as ``"x*erf(x/sqrt(2))"``, or an Activation.
     teacher_activation : str, Activation or None
         Of the teacher; None: the same as the student's.
-    gamma : float
-        Learning rate, >= 0; 0 is gradient flow in the same time t.
+    gamma : float or Schedule
+        Learning rate, >= 0; 0 is gradient flow in the same time t. A `Schedule` changes it with t; with a single piece
+        it is stored as a number.
     Delta : float
         Variance of the label noise, >= 0.
     spherical : bool
@@ -48,7 +51,8 @@ class Problem:
     Raises
     ------
     ValueError, TypeError
-        A value outside its range, weight decay on the sphere, or an activation that is not known.
+        A value outside its range, weight decay on the sphere, or an activation that is not known, or that no student
+        can have: ``"sign"`` jumps, a constant has no gradient (other such formulas are refused when they are derived).
 
     Notes
     -----
@@ -63,11 +67,17 @@ class Problem:
     >>> problem = Problem("quadratic", gamma=0.1, Delta=1e-4, spherical=True)
     >>> problem.student == problem.teacher
     True
+    >>> from hdsgd import Schedule
+    >>> slower = Problem("quadratic", gamma=Schedule([0.0, 2.0], [0.1, 0.05]), spherical=True)
+    >>> slower.at(3.0).gamma, slower.after(1.5).gamma.times
+    (0.05, (0.0, 0.5))
+    >>> print(problem)
+    quadratic: x ** 2; gamma = 0.1, Delta = 0.0001, on the sphere
     """
 
     activation: str | Activation = "erf"
     teacher_activation: str | Activation | None = None
-    gamma: float = 1.0
+    gamma: float | Schedule = 1.0
     Delta: float = 0.0
     spherical: bool = False
     batch_size: int = 1
@@ -77,9 +87,13 @@ class Problem:
     def __post_init__(self) -> None:
         put = object.__setattr__
         put(self, "activation", activation(self.activation))
+        _bridge.check_student(self.student.formula)
         if self.teacher_activation is not None:
             put(self, "teacher_activation", activation(self.teacher_activation))
-        put(self, "gamma", real("gamma", self.gamma, low=0.0, hint="gamma=0 is gradient flow"))
+        if not isinstance(self.gamma, Schedule):
+            put(self, "gamma", real("gamma", self.gamma, low=0.0, hint="gamma=0 is gradient flow"))
+        elif len(self.gamma.values) == 1:
+            put(self, "gamma", self.gamma.values[0])
         put(self, "Delta", real("Delta", self.Delta, low=0.0, hint="Delta is the variance of the label noise"))
         put(self, "spherical", boolean("spherical", self.spherical))
         put(self, "batch_size", integer("batch_size", self.batch_size, hint="it is the number of samples per step"))
@@ -106,9 +120,39 @@ class Problem:
         assert isinstance(self.teacher_activation, Activation)
         return self.teacher_activation
 
+    def __str__(self) -> str:
+        pair = str(self.student)
+        if self.teacher.formula != self.student.formula:
+            pair = f"student {pair}, teacher {self.teacher}"
+        extra = {
+            "batches of {}": self.batch_size if self.batch_size > 1 else None,
+            "weight decay {:g}": self.weight_decay or None,
+            "gamma_a/gamma = {:g}": self.second_layer_ratio or None,
+        }
+        more = "".join(f", {text.format(value)}" for text, value in extra.items() if value is not None)
+        shape = "on the sphere" if self.spherical else "weights free"
+        return f"{pair}; gamma = {self.gamma:g}, Delta = {self.Delta:g}{more}, {shape}"
+
+    @property
+    def schedule(self) -> Schedule:
+        """The learning rate as a schedule, of one piece where it is constant."""
+        return self.gamma if isinstance(self.gamma, Schedule) else Schedule((0.0,), (self.gamma,))
+
+    def at(self, t: float) -> Problem:
+        """The problem at the constant learning rate of time t; itself, unless gamma is a schedule."""
+        return replace(self, gamma=self.schedule(real("t", t, low=0.0)))
+
+    def after(self, t: float) -> Problem:
+        """The problem from time t on, to go on from there: a schedule is moved, so that t becomes its time 0."""
+        return replace(self, gamma=self.schedule.after(real("t", t, low=0.0)))
+
     def step_time(self, p: int, d: int) -> float:
-        """Time t of one SGD step, gamma/(p*d)."""
+        """Time t of one SGD step, gamma/(p*d); refuses a schedule, whose steps differ (TypeError)."""
         return self.gamma / (p * d)
+
+    def clock(self, p: int, d: int, t_max: float) -> Clock:
+        """Step numbers and their times up to t_max; gamma > 0."""
+        return Clock.of(self.schedule, p * d, t_max)
 
 
 def check_start(problem: object, state: object) -> tuple[Problem, Overlaps]:

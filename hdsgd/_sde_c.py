@@ -30,10 +30,11 @@ class _Run(ctypes.Structure):
 
     _fields_ = (
         ("step", ctypes.POINTER(CStep)),
-        *((name, _int) for name in ("replicas", "r", "rows")),
-        *((name, _double) for name in ("gamma", "d", "batch", "decay", "huge", "grew", "stop")),
+        *((name, _int) for name in ("replicas", "r", "rows", "spans")),
+        *((name, _double) for name in ("d", "batch", "decay", "huge", "grew", "stop", "full", "gamma")),
         *((name, _int) for name in ("stop_kind", "spherical")),
-        *((name, _pointer) for name in ("steps", "begin", "length", "P", "a_star", "into", "back", "Q0", "M0", "a0")),
+        *((name, _pointer) for name in ("row", "steps", "begin", "length", "gammas")),
+        *((name, _pointer) for name in ("P", "a_star", "into", "back", "Q0", "M0", "a0")),
         *((name, _pointer) for name in ("words", "Q", "M", "a", "risk", "exit_time", "status")),
         *((name, _pointer) for name in ("queue", "cancel", "progress")),
     )
@@ -66,7 +67,8 @@ def run(plan: Plan) -> Paths:
         replicas=plan.replicas,
         r=int(kept.sum()),
         rows=plan.grid.size,
-        gamma=problem.gamma,
+        spans=plan.steps.size,
+        full=float(plan.order == "all"),
         d=float(plan.d),
         batch=float(problem.batch_size),
         decay=problem.weight_decay,
@@ -78,6 +80,8 @@ def run(plan: Plan) -> Paths:
         steps=at(plan.steps, np.int64),
         begin=at(plan.begin),
         length=at(plan.length),
+        row=at(plan.row, np.int64),
+        gammas=at(plan.gamma),
         P=at(start.P),
         a_star=at(start.a_star),
         into=at(vectors[:, kept] / lengths),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._cone import feasible, omega
 from ._diffusion import finite_size, project, risk_slopes
+from ._dynamics import Dynamics
 from ._nodes import root
 from ._overlaps import trusted
 from ._paths import BLOW_UP
@@ -36,7 +39,7 @@ class _Ensemble:
         start = plan.start
         self.plan, self.paths, self.parts = plan, Paths(plan), plan.increments.step.components
         self.kernel, self.P, self.a_star = plan.dyn.kernel, start.P, start.a_star
-        self.noise = np.sqrt(plan.problem.gamma / (start.p * plan.d))
+        self._at(float(plan.gamma[0]))
         self.streams = generators(plan.seed, SDE, 0, plan.replicas)
         self.who = np.arange(plan.replicas)
         self.Q, self.M, self.a = np.array(start.Q), np.array(start.M), np.array(start.a)
@@ -55,16 +58,26 @@ class _Ensemble:
         if plan.grid[0] == 0.0:
             self._store(0)
         self._finish(self.r <= self.level, Status.EXITED, np.zeros(self.who.size))
-        for row, count in enumerate(plan.steps):
+        for span, (row, count) in enumerate(zip(plan.row, plan.steps, strict=True)):
+            if plan.gamma[span] != self.problem.gamma:
+                self._at(float(plan.gamma[span]))
             for i in range(count):
                 if not self.who.size:
                     return
-                self._step(plan.begin[row] + i * plan.length[row], plan.length[row])
+                self._step(plan.begin[span] + i * plan.length[span], plan.length[span])
                 done += 1
                 if plan.progress is not None and done % 32 == 0:
                     plan.progress(done / total)
-            if row < plan.grid.size and plan.grid[row] > 0.0:
+            if row >= 0 and plan.grid[row] > 0.0:
                 self._store(row)
+
+    def _at(self, gamma: float) -> None:
+        """Go on at this learning rate."""
+        plan = self.plan
+        self.problem = replace(plan.problem, gamma=gamma)
+        self.dyn = Dynamics(self.problem, "numpy")
+        self.increments = plan.at(self.dyn, plan.start, plan.problem, gamma, plan.order)
+        self.noise = np.sqrt(gamma / (plan.start.p * plan.d))
 
     def _risk(self, Q: Array, M: Array, a: Array) -> Array:
         return self.kernel.risk(Q, M, self.P, a, self.a_star)
@@ -86,18 +99,18 @@ class _Ensemble:
         return self.draws[0][self.drawn - 1, self.column], self.draws[1][self.drawn - 1, self.column]
 
     def _drift(self, Q: Array, M: Array, a: Array) -> Array:
-        return self.parts.pack(*self.plan.dyn.drift(trusted(Q, M, self.P, a, self.a_star)))
+        return self.parts.pack(*self.dyn.drift(trusted(Q, M, self.P, a, self.a_star)))
 
     def _coefficients(self) -> tuple[Array, Array]:
         """The drift's terms of order 1/d, and the root of the covariance."""
-        plan, state = self.plan, (self.Q, self.M, self.P, self.a, self.a_star)
+        plan, problem, state = self.plan, self.problem, (self.Q, self.M, self.P, self.a, self.a_star)
         if self.noise == 0.0:
             return np.zeros(self.parts.size), np.zeros((len(self.Q), self.parts.size, self.parts.size))
         teacher = np.broadcast_to(self.a_star / plan.start.k, (len(self.a), plan.start.k))
         v = np.concatenate((-self.a / plan.start.p, teacher), axis=1)
-        cov = plan.increments.covariance(omega(self.Q, self.M, self.P), v, self.a) / plan.problem.batch_size
-        more = self.parts.pack(*finite_size(self.kernel, plan.problem, cov, *state), np.zeros_like(self.a))
-        if plan.problem.spherical:
+        cov = self.increments.covariance(omega(self.Q, self.M, self.P), v, self.a) / problem.batch_size
+        more = self.parts.pack(*finite_size(self.kernel, problem, cov, *state), np.zeros_like(self.a))
+        if problem.spherical:
             cov = project(self.parts, self.Q, self.M, cov)
         return more / plan.d, root(cov)
 

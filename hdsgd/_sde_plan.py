@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,18 +23,24 @@ GREW = 2.0  # a negative norm after this growth is the end of a blow-up, before 
 
 @dataclass(frozen=True)
 class Plan:
-    """An ensemble to run: `steps[i]` steps of `length[i]` lead from `begin[i]` to `grid[i]`, the last to the end."""
+    """An ensemble to run: span i is `steps[i]` steps of `length[i]` from `begin[i]` on, at learning rate `gamma[i]`.
+
+    After it row `row[i]` of `grid` is stored, none where that is -1.
+    """
 
     problem: Problem
     dyn: Dynamics
-    increments: Increments
+    increments: Increments  # at the largest learning rate
     start: Overlaps  # with a replica axis
     grid: Array
+    row: NDArray[np.int64]
+    gamma: Array
     steps: NDArray[np.int64]
     begin: Array
     length: Array
     d: int
     stop: Exit | None
+    order: str
     seed: int
     progress: Callable[[float], None] | None
 
@@ -50,16 +56,26 @@ class Plan:
         *,
         d: int,
         stop: Exit | None,
+        order: str,
         seed: int,
         progress: Callable[[float], None] | None,
     ) -> Plan:
-        """Divide [0, t_max] into steps of at most dt that meet the output times."""
-        ends = np.append(grid, t_max)
+        """Divide [0, t_max] into steps of at most dt that meet the output times and the breaks of the schedule."""
+        pieces = problem.schedule.pieces(t_max)
+        ends = np.unique(np.concatenate((grid, [end for _, end, _ in pieces], [t_max])))
         begin = np.append(0.0, ends[:-1])
+        gamma = np.array([problem.schedule(t) for t in begin])
+        row = np.where(np.isin(ends, grid), np.searchsorted(grid, ends), -1)
         steps = np.ceil((ends - begin) / dt * (1.0 - 1e-12)).astype(np.int64)
         length = np.divide(ends - begin, steps, out=np.zeros_like(begin), where=steps > 0)
-        increments = Increments(dyn.kernel, step_of(problem, start.p, start.k, "all"), LOOP)
-        return cls(problem, dyn, increments, start, grid, steps, begin, length, d, stop, seed, progress)
+        increments = cls.at(dyn, start, problem, float(gamma.max()), order)
+        spans = (row, gamma, steps, begin, length)
+        return cls(problem, dyn, increments, start, grid, *spans, d, stop, order, seed, progress)
+
+    @staticmethod
+    def at(dyn: Dynamics, start: Overlaps, problem: Problem, gamma: float, order: str) -> Increments:
+        """The increments of a step at one learning rate."""
+        return Increments(dyn.kernel, step_of(replace(problem, gamma=gamma), start.p, start.k, order), LOOP)
 
     @property
     def replicas(self) -> int:

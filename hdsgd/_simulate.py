@@ -19,6 +19,7 @@ from ._overlaps import Overlaps, Weights
 from ._paths import Paths, Setup, frame, realise
 from ._problem import Problem, check_start
 from ._random import RNG, WEIGHTS, master_seed, stream
+from ._schedule import Clock
 from ._solution import Exit, Solution, Status, stop_condition
 
 __all__ = ["simulate"]
@@ -51,7 +52,7 @@ def simulate(
     Parameters
     ----------
     problem : Problem
-        With gamma > 0.
+        With gamma > 0. Where a `Schedule` changes gamma, the change comes with the step that is nearest in time.
     state : Overlaps or Weights
         The start. With a replica axis each replica has its own start; without one, all share it.
     t_max : float
@@ -66,6 +67,7 @@ def simulate(
         the same numbers again, and correlates both parts.
     times : array_like, shape (n_t,), optional
         Increasing times in [0, t_max] to store, each rounded to a whole number of steps; 201 equal ones by default.
+        Times that are rounded to the same step keep a row each.
     stop : Exit, optional
         Stop each replica at its first passage, tested after every step.
     method : {None, "overlaps", "weights"}
@@ -78,18 +80,20 @@ def simulate(
     backend : {"auto", "c", "numpy"}
         "auto" is C, or numpy with a `BackendWarning` where there is no compiler.
     checkpoint : path, optional
-        A file to keep the run in while it goes on, replaced every few seconds and when it ends or is interrupted. If it
-        exists, the run goes on from there, bit for bit as if it had never stopped, whatever ended it; with ``rng=None``
-        the seed is that of the file. It is left there at the end. For the C backend.
+        A file to keep the run in while it goes on, replaced every few seconds and when it ends or is interrupted (a
+        note of the KeyboardInterrupt then says how far it is). If it exists, the run goes on from there, bit for bit as
+        if it had never stopped, whatever ended it; with ``rng=None`` the seed is that of the file. It is left there at
+        the end. For the C backend.
     progress : callable, optional
         Called with the fraction that is done, by the calling thread.
 
     Returns
     -------
     Solution
-        ``sol.steps`` are step numbers and ``sol.t = sol.steps*gamma/(p*d)``. Rows of a replica after its exit or
-        divergence are NaN; a single run ends there instead, with the exit as its last row when ``times`` is None.
-        ``sol.weights`` are the weights at the end (method "weights"; None if a replica has diverged).
+        ``sol.steps`` are step numbers and ``sol.t = sol.steps*gamma/(p*d)``, summed over the pieces of a schedule.
+        Rows of a replica after its exit or divergence are NaN; a single run ends there instead, with the exit as its
+        last row when ``times`` is None. ``sol.weights`` are the weights at the end (method "weights"; None if a replica
+        has diverged).
 
     See Also
     --------
@@ -142,14 +146,15 @@ def simulate(
     t_max, grid = time_grid(t_max, times)
     assert grid is not None
     stop, progress = stop_condition(stop), callback("progress", progress)
-    n_steps, store = _steps(problem, start.p, d, t_max, grid)
+    clock = _clock(problem, start.p, d, t_max)
+    n_steps, store = int(clock.steps(t_max)), clock.steps(grid)
     if times is None:
         store = np.unique(store)
     _fits(count, store.size, start, d if method == "weights" else 0)
     kept = None if checkpoint is None else opened(checkpoint)
     seed = kept.seed if kept is not None and kept.seed is not None and rng is None else master_seed(rng)
-    started = time.perf_counter()
     run, kernel, used = _backend(problem, start, method, precision, backend, kept)
+    started = time.perf_counter()
     single = start.replicas is None and replicas is None
     Q, M, a = (x if start.replicas is not None else x[None] for x in (start.Q, start.M, start.a))
     W = W_star = None
@@ -165,7 +170,7 @@ def simulate(
         replicas=count,
         n_steps=n_steps,
         store=store,
-        rate=problem.step_time(start.p, d),
+        clock=clock,
         noise=float(np.sqrt(problem.Delta)),
         batch=problem.batch_size,
         decay=problem.weight_decay,
@@ -217,25 +222,27 @@ def _replicas(replicas: object, start: Overlaps) -> int:
     return count
 
 
-def _steps(problem: Problem, p: int, d: int, t_max: float, grid: Array) -> tuple[int, NDArray[np.int64]]:
-    """The horizon and the stored times, in steps."""
-    unit = problem.step_time(p, d)
-    if unit == 0.0:
+def _clock(problem: Problem, p: int, d: int, t_max: float) -> Clock:
+    """The steps up to the horizon and their times."""
+    units = [gamma / (p * d) for _, _, gamma in problem.schedule.pieces(t_max)]
+    if min(units) == 0.0:
         raise ValueError("gamma = 0 is gradient flow, which takes no steps; use solve_ode, or gamma > 0.")
-    if not t_max / unit <= MOST_STEPS:
+    count = p * d * float(problem.schedule.steps(t_max))
+    if not count <= MOST_STEPS:
         raise ValueError(
-            f"t_max = {t_max:g} is {t_max / unit:.3g} steps of t = gamma/(p*d) = {unit:.3g}; decrease t_max."
+            f"t_max = {t_max:g} is {count:.3g} steps of t = gamma/(p*d) = {min(units):.3g}; decrease t_max."
         )
-    if not problem.weight_decay * unit < 1.0:
+    if not problem.weight_decay * max(units) < 1.0:
         raise ValueError(
-            f"weight_decay = {problem.weight_decay:g} turns the weights around in every step of t = {unit:.3g}; "
+            f"weight_decay = {problem.weight_decay:g} turns the weights around in every step of t = {max(units):.3g}; "
             "decrease weight_decay or gamma."
         )
-    if 0.0 < t_max < unit * (1.0 - 1e-9):
+    if 0.0 < t_max < min(units) * (1.0 - 1e-9):
         raise ValueError(
-            f"t_max = {t_max:g} is less than one SGD step, which takes t = gamma/(p*d) = {unit:.3g}; increase t_max."
+            f"t_max = {t_max:g} is less than one SGD step, which takes t = gamma/(p*d) = {min(units):.3g}; "
+            "increase t_max."
         )
-    return int(np.rint(t_max / unit)), np.rint(grid / unit).astype(np.int64)
+    return problem.clock(p, d, t_max)
 
 
 def _fits(replicas: int, rows: int, start: Overlaps, columns: int) -> None:
@@ -297,7 +304,7 @@ def _solution(
     risk: NDArray[Any]
     steps, Q, M, a, risk = setup.store, paths.Q, paths.M, paths.a, paths.risk
     status: Any = paths.status
-    exit_time: Any = np.where(paths.exit_step >= 0, paths.exit_step * setup.rate, np.nan)
+    exit_time: Any = np.where(paths.exit_step >= 0, setup.clock.times(np.maximum(paths.exit_step, 0)), np.nan)
     gone = np.isnan(Q[:, :, 0, 0])
     a[gone] = np.nan
     weights = None
@@ -318,7 +325,7 @@ def _solution(
             weights = Weights(weights.W[0], weights.W_star, weights.a[0], weights.a_star)
     return Solution(
         problem=problem,
-        t=np.asarray(steps * setup.rate, dtype=np.float64),
+        t=setup.clock.times(steps),
         Q=Q,
         M=M,
         P=setup.P,

@@ -43,11 +43,12 @@ class _Run(ctypes.Structure):
     """The struct hdsgd_run of csrc/run.h, field by field."""
 
     _fields_ = (
-        *((name, _int) for name in ("p", "k", "r", "d", "columns", "batch", "replicas", "n_steps", "n_store", "until")),
-        *((name, _int) for name in ("start_stride", "a_stride", "state_size")),
-        *((name, _double) for name in ("rate", "noise", "decay", "rate_a", "huge", "stop")),
+        *((name, _int) for name in ("p", "k", "r", "d", "columns", "batch", "replicas", "n_steps", "n_store")),
+        *((name, _int) for name in ("pieces", "until", "start_stride", "a_stride", "state_size")),
+        *((name, _double) for name in ("noise", "decay", "ratio", "huge", "stop")),
         *((name, ctypes.c_int32) for name in ("stop_kind", "spherical")),
-        *((name, _pointer) for name in ("store", "P", "L", "a_star", "a", "B", "C", "W_star", "W", "parabolas")),
+        *((name, _pointer) for name in ("store", "piece_end", "rates")),
+        *((name, _pointer) for name in ("P", "L", "a_star", "a", "B", "C", "W_star", "W", "parabolas")),
         *((name, _pointer) for name in ("words", "state")),
         *((name, _pointer) for name in ("Q", "M", "a_out", "risk", "last_Q", "last_M", "last_a", "last_risk")),
         *((name, _pointer) for name in ("exit_step", "status", "queue", "cancel", "progress")),
@@ -133,15 +134,17 @@ def run(setup: Setup, simulator: Simulator, checkpoint: Checkpoint | None = None
         until=setup.n_steps if until is None else until,
         start_stride=int(setup.Q.shape[0] > 1),
         a_stride=int(setup.a.shape[0] > 1),
-        rate=setup.rate,
+        pieces=len(setup.clock.unit),
         noise=setup.noise,
-        decay=1.0 - setup.decay * setup.rate,
-        rate_a=setup.ratio * setup.rate,
+        decay=setup.decay,
+        ratio=setup.ratio,
         huge=BLOW_UP,
         stop=0.0 if stop is None else 1.0 - stop.T if stop.T is not None else stop.level,
         stop_kind=0 if stop is None else 1 if stop.T is not None else 2,
         spherical=int(setup.spherical),
         store=at(setup.store, np.int64),
+        piece_end=at((*setup.clock.first[1:], np.iinfo(np.int64).max), np.int64),
+        rates=at(setup.clock.unit),
         P=at(setup.P),
         L=at(L),
         a_star=at(setup.a_star),
@@ -230,12 +233,14 @@ def _share(setup: Setup, simulator: Simulator, arguments: _Run, flags: _Flags, s
                         setup.progress(min(1.0, int(flags.progress[0]) / total))
                     if save is not None and save.checkpoint.due():
                         flags.cancel[0] = _PAUSE
-            except BaseException:
+            except BaseException as error:
                 flags.cancel[0] = _PAUSE
                 if wait(workers, timeout=_PATIENCE).not_done:
                     flags.cancel[0] = _ABANDON
                 elif save is not None and not any(worker.result() in _LOST for worker in workers):
                     save()
+                    kept, done = save.checkpoint.path, int(flags.progress[0]) / total
+                    error.add_note(f"{kept} keeps the run, {done:.1%} done: the same call goes on with it")
                 raise
             results = {worker.result() for worker in workers}
             if _NO_MEMORY in results:

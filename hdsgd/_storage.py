@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ._checks import file_path
 
-__all__ = ["atomically", "dataset", "read", "write"]
+__all__ = ["atomically", "dataset", "read", "unwritable", "write"]
 
 FORMAT = 1
 _KEY = "hdsgd"
@@ -28,8 +28,8 @@ Variables = Mapping[str, tuple[tuple[str, ...], NDArray[Any]]]
 def dataset(variables: Variables, metadata: Mapping[str, Any]) -> Any:
     """An `xarray.Dataset` of variables name -> (dimensions, array); the metadata is JSON in ``attrs["hdsgd"]``."""
     xarray = _xarray("to_xarray()")
-    data = {name: (list(dims), value) for name, (dims, value) in variables.items() if name != "t"}
-    out = xarray.Dataset(data, coords={"t": (["t"], variables["t"][1])})
+    data = {name: (list(dims), value) for name, (dims, value) in variables.items()}
+    out = xarray.Dataset(data).set_coords([name for name in ("t",) if name in data])
     out.attrs[_KEY] = json.dumps(metadata)
     return out
 
@@ -59,15 +59,23 @@ def write(path: str | os.PathLike[str], variables: Variables, metadata: Mapping[
 
 @contextmanager
 def atomically(target: Path) -> Iterator[Path]:
-    """Give a file to write that takes the place of ``target`` when all has gone well."""
+    """Give a file to write that takes the place of ``target`` when all has gone well; a ValueError if it cannot."""
     # Not a temporary file, which would be private: a result gets the permissions of an ordinary new file.
     partial = target.with_name(f".{target.stem}-{secrets.token_hex(8)}{target.suffix}")
-    partial.touch(exist_ok=False)
     try:
-        yield partial
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+        partial.touch(exist_ok=False)
+        try:
+            yield partial
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise ValueError(unwritable(target, error)) from None
+
+
+def unwritable(target: Path, error: OSError) -> str:
+    """The sentence for a file that cannot be written, without the temporary names on the way to it."""
+    return f"{str(target)!r} cannot be written ({error.strerror or error}); choose another file or folder."
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -119,7 +127,8 @@ def _read_netcdf(source: Path) -> tuple[dict[str, NDArray[Any]], str]:
 
 def _foreign(source: Path) -> ValueError:
     return ValueError(
-        f"{str(source)!r} is not a solution saved by hdsgd; pass a .npz or .nc file written by sol.save()."
+        f"{str(source)!r} is not a solution saved by hdsgd, or it is cut off; pass a .npz or .nc file written by "
+        "sol.save()."
     )
 
 

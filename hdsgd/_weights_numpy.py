@@ -68,10 +68,10 @@ def _replica(setup: Setup, paths: Paths, W: Array, replica: int) -> None:
         if setup.spherical:
             W[:] *= (root / np.linalg.norm(W, axis=1))[:, None]
 
-    def one_step() -> None:
+    def one_step(rate: float) -> None:
         gain: Array | float = 0.0
         gain_a: Array | float = 0.0
-        left, scale = setup.batch, setup.rate / setup.batch
+        left, scale = setup.batch, rate / setup.batch
         while left:
             x, z = samples.take(left)
             left -= len(z)
@@ -81,7 +81,7 @@ def _replica(setup: Setup, paths: Paths, W: Array, replica: int) -> None:
             gain = (scale * root * a[:, None] * kernel.dsigma(fields) * error) @ x + gain
             gain_a = setup.ratio * scale * (outputs @ error) + gain_a
         if setup.decay > 0.0:
-            W[:] *= 1.0 - setup.decay * setup.rate
+            W[:] *= 1.0 - setup.decay * rate
         W[:] += gain
         a[:] += gain_a
         project()
@@ -111,5 +111,5 @@ def _replica(setup: Setup, paths: Paths, W: Array, replica: int) -> None:
             return
         if step % BLOCK == 0 and setup.progress is not None:
             setup.progress((replica + step / setup.n_steps) / setup.replicas)
-        one_step()
+        one_step(setup.clock.unit_at(step))
         step += 1

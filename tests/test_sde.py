@@ -336,3 +336,25 @@ def test_first_passage_from_zero():
     assert error < 0.01
     assert ens.exit_time.mean() == pytest.approx(1.319, abs=3 * error)
     assert escape.from_zero(problem, p=1, d=3000, T=0.01) == pytest.approx(1.316072, abs=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_covariance_to_leading_order(backend):
+    """At this gamma/p leaving out the higher orders shows in the variance."""
+    problem, d, dt = Problem("quadratic", gamma=4.0, Delta=0.2), 10**6, 1e-4
+    start = Overlaps.random(2, 1, 100, rng=4, spherical=False)
+    scale = problem.gamma / (2 * d) * dt
+    for order in ("all", "leading"):
+        ens = hdsgd.solve_sde(
+            problem, start, dt, d=d, dt=dt, replicas=20_000, rng=1, times=[dt], order=order, backend=backend
+        )
+        cov, labels = Dynamics(problem).diffusion(start, order=order)
+        found = np.var(ens.Q[:, 0, 0, 0]) / scale
+        assert found == pytest.approx(cov[0, 0], rel=4.5 * np.sqrt(2.0 / 20_000)), (order, labels[0])
+    full = Dynamics(problem).diffusion(start)[0][0, 0]
+    assert abs(full - cov[0, 0]) > 5 * 4.5 * np.sqrt(2.0 / 20_000) * full
+
+
+def test_an_unknown_order_is_refused():
+    with pytest.raises(ValueError, match="leading"):
+        hdsgd.solve_sde(RETRIEVAL, at(0.1), 0.1, d=300, order="first")

@@ -42,8 +42,8 @@ static int hdsgd_allocate(hdsgd_space *s, const hdsgd_run *run)
     if (posix_memalign(&s->memory, 64, bytes)) return 1;
     memset(s->memory, 0, bytes);
     hdsgd_lay_out(run, s, s->memory);
-    s->rate = v_all(run->rate / run->decay), s->noise = v_all(run->noise);
-    s->decay = v_all(run->decay), s->rate_a = v_all(run->rate_a);
+    s->noise = v_all(run->noise);
+    s->rate = s->decay = s->rate_a = v_all(0.0);
     for (int64_t b = 0; b < run->k; b++) s->a_star[b] = v_all(run->a_star[b]);
     for (int64_t b = 0; b < run->k; b++)
         for (int64_t c = 0; c < run->r; c++) s->L[c * s->kd + b] = v_all(run->L[b * run->r + c]);
@@ -92,6 +92,15 @@ static void hdsgd_save(const hdsgd_run *run, hdsgd_space *s, hdsgd_lane *lane, i
     hdsgd_leave(s, lane, w);
 }
 
+/* The learning rate of a replica's next step. */
+static void hdsgd_set_pace(const hdsgd_run *run, hdsgd_space *s, hdsgd_lane *lane, int w)
+{
+    const hdsgd_pace pace = hdsgd_pace_of(run, &lane->is);
+    HDSGD_OF(&s->rate, 0, w) = pace.rate / pace.decay;
+    HDSGD_OF(&s->decay, 0, w) = pace.decay;
+    HDSGD_OF(&s->rate_a, 0, w) = pace.rate_a;
+}
+
 static void hdsgd_load(const hdsgd_run *run, hdsgd_space *s, hdsgd_lane *lane, int w, int64_t replica)
 {
     const int64_t p = run->p, start = replica * run->start_stride;
@@ -108,6 +117,7 @@ static void hdsgd_load(const hdsgd_run *run, hdsgd_space *s, hdsgd_lane *lane, i
     }
     hdsgd_move(run, s, w, numbers, 0);
     hdsgd_set_rng(&s->stream, w, lane->is.rng);
+    hdsgd_set_pace(run, s, lane, w);
     if (fresh) {
         const double risk = hdsgd_measure(run, s, w, s->Q, s->M, s->second);
         lane->is.limit = hdsgd_limit(run, s->Q);
@@ -190,7 +200,7 @@ static int64_t hdsgd_go(const hdsgd_run *run, hdsgd_group *group, int64_t n)
             hdsgd_step_many(run, s, p, run->k, run->r);
         if (run->stop_kind != 0) {
             V doubt = v_all(1.0); /* no bound: always compute */
-            if (!dense && run->rate_a == 0.0) {
+            if (!dense && run->ratio == 0.0) {
                 hdsgd_spend(run, s);
                 doubt = s->spent - s->slack;
             }
@@ -238,7 +248,8 @@ static int64_t hdsgd_begin(const hdsgd_run *run, hdsgd_group *group, int *paused
     for (int w = 0; w < HDSGD_WIDTH; w++) {
         hdsgd_lane *lane = group->lanes + w;
         while (lane->replica >= 0 || (!cancelled && hdsgd_fill(run, &group->space, lane, w))) {
-            const int64_t left = hdsgd_block_end(run, lane->is.step, lane->is.next) - lane->is.step;
+            if (lane->is.step == run->piece_end[lane->is.piece]) hdsgd_set_pace(run, &group->space, lane, w);
+            const int64_t left = hdsgd_block_end(run, &lane->is) - lane->is.step;
             if (!cancelled && lane->is.step < run->until) {
                 n = left < n ? left : n;
                 break;

@@ -25,8 +25,11 @@ static void hdsgd_overlaps(const hdsgd_run *run, const hdsgd_space *s, int w, do
         for (int64_t l = 0; l <= j; l++) q[l] = 0.0;
         for (int64_t c = 0; c < r; c++)
             for (int64_t l = 0; l <= j; l++) q[l] += HDSGD_OF(s->B, c * ld + j, w) * HDSGD_OF(s->B, c * ld + l, w);
-        for (int64_t c = 0; c < run->columns; c++)
-            for (int64_t l = 0; l <= j; l++) q[l] += HDSGD_OF(s->C, c * ld + j, w) * HDSGD_OF(s->C, c * ld + l, w);
+        for (int64_t c = 0; c < run->columns; c++) {
+            const double x = HDSGD_OF(s->C, c * ld + j, w);
+            if (x == 0.0) continue; /* above the diagonal */
+            for (int64_t l = 0; l <= j; l++) q[l] += x * HDSGD_OF(s->C, c * ld + l, w);
+        }
         for (int64_t b = 0; b < k; b++) {
             double m = 0.0;
             for (int64_t c = 0; c < r; c++) m += HDSGD_OF(s->B, c * ld + j, w) * run->L[b * r + c];
@@ -55,14 +58,16 @@ static double hdsgd_form_risk(const hdsgd_run *run, const hdsgd_space *s, int w)
         constant += v * c[0];
         for (int64_t e = 0; e < n; e++) {
             const double y = v * c[2] * x[e];
+            if (x[e] == 0.0) continue;
             linear[e] += v * c[1] * x[e];
-            for (int64_t f = 0; f < n; f++) form[e * n + f] += y * x[f];
+            for (int64_t f = 0; f <= e; f++) form[e * n + f] += y * x[f]; /* the lower triangle */
         }
     }
     for (int64_t e = 0; e < n; e++) {
         constant += form[e * n + e];
         sum += 0.5 * linear[e] * linear[e];
-        for (int64_t f = 0; f < n; f++) sum += form[e * n + f] * form[e * n + f];
+        for (int64_t f = 0; f < e; f++) sum += 2.0 * form[e * n + f] * form[e * n + f];
+        sum += form[e * n + e] * form[e * n + e];
     }
     return sum + 0.5 * constant * constant;
 }
@@ -98,13 +103,23 @@ static void hdsgd_slopes(const hdsgd_run *run, hdsgd_space *s, int w, double low
     HDSGD_OF(&s->low, 0, w) = low, HDSGD_OF(&s->high, 0, w) = high;
 }
 
+/* Q_jj of one replica. */
+static double hdsgd_norm(const hdsgd_run *run, const hdsgd_space *s, int w, int64_t j)
+{
+    double q = 0.0;
+    for (int64_t c = 0; c < run->r; c++) q += HDSGD_OF(s->B, c * s->ld + j, w) * HDSGD_OF(s->B, c * s->ld + j, w);
+    for (int64_t c = 0; c < run->columns; c++) q += HDSGD_OF(s->C, c * s->ld + j, w) * HDSGD_OF(s->C, c * s->ld + j, w);
+    return q;
+}
+
 /* The risk of a replica, computed; and how far it may move before that has to be done again. */
 static double hdsgd_appraise(const hdsgd_run *run, hdsgd_space *s, const hdsgd_lane *lane, int w)
 {
-    const double risk = hdsgd_measure(run, s, w, s->Q, s->M, s->second);
+    const double risk = run->parabolas != NULL ? hdsgd_form_risk(run, s, w) /* needs no overlaps */
+                                               : hdsgd_measure(run, s, w, s->Q, s->M, s->second);
     double least = INFINITY, most = 0.0;
     for (int64_t j = 0; j < run->p; j++) {
-        const double q = s->Q[j * run->p + j];
+        const double q = hdsgd_norm(run, s, w, j);
         least = q < least ? q : least, most = q > most ? q : most;
     }
     const double margin = run->spherical ? 0.0 : 0.05 * least;

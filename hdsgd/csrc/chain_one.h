@@ -7,11 +7,12 @@
 enum { HDSGD_GROUPS = HDSGD_WIDTH > 1 ? 4 : 1, HDSGD_AHEAD = 16 };
 
 typedef struct {
-    V B, C, a; /* C only enters squared, so its sign is free */
+    V B, C, a;             /* C only enters squared, so its sign is free */
+    V rate, decay, rate_a; /* hdsgd_pace */
 } hdsgd_one;
 
 typedef struct { /* of the run, in vectors */
-    V L, a_star, rate, noise, decay, rate_a;
+    V L, a_star, noise;
     int trained;
 } hdsgd_constants;
 
@@ -20,12 +21,12 @@ INLINE void hdsgd_step_one(const hdsgd_constants *c, hdsgd_one *x, const V *z, i
 {
     const V lambda = v_fma(x->B, z[0], x->C * z[1]), length = v_fma(z[0], z[0], v_fma(z[1], z[1], z[3]));
     const V phi = v_student(lambda), target = v_fma(c->noise, z[2], c->a_star * v_teacher(c->L * z[0]));
-    const V e = v_fma(-x->a, phi, target), u = c->rate * x->a * v_student_prime(lambda) * e;
+    const V e = v_fma(-x->a, phi, target), u = x->rate * x->a * v_student_prime(lambda) * e;
     const V y = v_fma(u, z[1], x->C), square = v_fma(u * z[3], u, y * y);
-    const V scale = spherical ? v_inverse_root(v_fma(u, v_fma(u, length, 2.0 * lambda), v_all(1.0))) : c->decay;
+    const V scale = spherical ? v_inverse_root(v_fma(u, v_fma(u, length, 2.0 * lambda), v_all(1.0))) : x->decay;
     x->B = scale * v_fma(u, z[0], x->B);
     x->C = scale * (square * v_inverse_root(square));
-    if (c->trained) x->a = v_fma(c->rate_a * e, phi, x->a);
+    if (c->trained) x->a = v_fma(x->rate_a * e, phi, x->a);
 }
 
 /* The risks of all lanes: hdsgd_form_risk, or from the overlaps. */
@@ -55,15 +56,13 @@ INLINE V hdsgd_risk_one(const hdsgd_run *run, const hdsgd_one *x)
 INLINE void hdsgd_go_one(const hdsgd_run *run, hdsgd_group *groups, int64_t n, const int count, int spherical,
                          int stopping)
 {
-    const hdsgd_constants constants = {v_all(run->L[0]),  v_all(run->a_star[0]), v_all(run->rate / run->decay),
-                                       v_all(run->noise), v_all(run->decay),     v_all(run->rate_a),
-                                       run->rate_a > 0.0};
+    const hdsgd_constants constants = {v_all(run->L[0]), v_all(run->a_star[0]), v_all(run->noise), run->ratio > 0.0};
     const int64_t ahead = count > 1 ? HDSGD_AHEAD : 1;
     V z[HDSGD_GROUPS][HDSGD_AHEAD][4];
     hdsgd_one x[HDSGD_GROUPS];
     for (int g = 0; g < count; g++) {
         hdsgd_space *s = &groups[g].space;
-        x[g] = (hdsgd_one){s->B[0], s->C[0], s->a[0]};
+        x[g] = (hdsgd_one){s->B[0], s->C[0], s->a[0], s->rate, s->decay, s->rate_a};
     }
     for (int64_t done = 0; done < n; done += ahead) {
         const int64_t some = n - done < ahead ? n - done : ahead;

@@ -17,7 +17,8 @@ typedef struct {
     V *z;                /* r + columns + 1: the input in the frames, and the label noise */
     V *lambda_star, *phi_star;                        /* kd each */
     V *dB, *dC, *da, *U; /* ld x r, ld x columns, ld, ld x p: of a batch */
-    V *a_star, rate, noise, decay, rate_a; /* of the run; rate over decay, since rows move as decay (W + u x) */
+    V *a_star, noise;    /* of the run */
+    V rate, decay, rate_a; /* hdsgd_pace; rate over decay, since rows move as decay (W + u x) */
     V length;            /* squared norm of the last input */
     V level;             /* of the risk, to stop at */
     V spent, slack;      /* bound of the change of the risk since it was computed; how much it was above the level */
@@ -115,7 +116,7 @@ INLINE void hdsgd_step_many(const hdsgd_run *run, hdsgd_space *s, int64_t p, int
     for (int64_t c = 0; c < r; c++)
         for (int64_t j = 0; j < ld; j++) B[c * ld + j] = scale[j] * v_fma(u[j], z[c], B[c * ld + j]);
     hdsgd_append(C, v, scale, p, ld);
-    if (run->rate_a > 0.0)
+    if (run->ratio > 0.0)
         for (int64_t j = 0; j < p; j++) s->a[j] = v_fma(s->rate_a * e, s->phi[j], s->a[j]);
     s->length = length;
 }

@@ -26,16 +26,19 @@ typedef struct { /* mirrored field by field by _Run in _simulate_c.py */
     int64_t batch;                 /* fresh samples per step */
     int64_t replicas;
     int64_t n_steps, n_store;      /* horizon; number of stored times */
+    int64_t pieces;                /* of constant learning rate */
     int64_t until;                 /* pause at this step, if it is before the horizon */
     int64_t start_stride, a_stride; /* 0: all replicas share one start (second layer); 1: each its own */
     int64_t state_size;            /* bytes of one replica's state: from hdsgd_state_size */
-    double rate, noise;            /* gamma / (p d); sqrt(Delta) */
-    double decay;                  /* each step multiplies W by this: 1 - eta gamma / (p d) */
-    double rate_a;                 /* gamma_a / (p d); 0: the second layer is fixed */
+    double noise;                  /* sqrt(Delta) */
+    double decay;                  /* eta: each step multiplies W by 1 - eta gamma / (p d) */
+    double ratio;                  /* gamma_a / gamma; 0: the second layer is fixed */
     double huge;                   /* a squared norm this many times the start's (or 1) has diverged */
     double stop;                   /* exit at risk <= stop * risk(0) (stop_kind 1) or risk <= stop (2); 0: no stop */
     int32_t stop_kind, spherical;
     const int64_t *store;          /* (n_store,) non-decreasing step numbers */
+    const int64_t *piece_end;      /* (pieces,) non-decreasing step numbers; the last is never reached */
+    const double *rates;           /* (pieces,): gamma / (p d) of the steps before that one */
     const double *P, *L, *a_star;  /* (k, k), (k, r), (k,) */
     const double *a;               /* ([R], p) */
     const double *B, *C;           /* the chain's start: ([R], p, r), ([R], p, columns) */
@@ -57,9 +60,22 @@ typedef struct { /* mirrored field by field by _Run in _simulate_c.py */
 typedef struct { /* what begins the state of every replica */
     int32_t phase, status;
     int64_t step, next;  /* steps done; the next row of output */
+    int64_t piece;       /* of the learning rate */
     double limit, level; /* of squared norms; of the risk */
     hdsgd_rng rng;
 } hdsgd_replica;
+
+typedef struct { /* of one step */
+    double rate, decay, rate_a; /* gamma / (p d); what multiplies W; gamma_a / (p d) */
+} hdsgd_pace;
+
+/* That of a replica's next step. */
+static inline hdsgd_pace hdsgd_pace_of(const hdsgd_run *run, hdsgd_replica *is)
+{
+    while (is->step >= run->piece_end[is->piece]) is->piece++;
+    const double rate = run->rates[is->piece];
+    return (hdsgd_pace){rate, 1.0 - run->decay * rate, run->ratio * rate};
+}
 
 /* A replica that no other thread has, or -1 when none is left. */
 static inline int64_t hdsgd_take(const hdsgd_run *run)
@@ -91,13 +107,15 @@ static inline double hdsgd_level(const hdsgd_run *run, const double *Q, const do
     return run->stop_kind == 1 ? run->stop * hdsgd_excess(run, Q, M, a) : run->stop;
 }
 
-/* Where the loop over steps has to look up: the end of a block, the next stored time, a pause, or the horizon. */
-static inline int64_t hdsgd_block_end(const hdsgd_run *run, int64_t step, int64_t next)
+/* Where the loop over steps has to look up: the end of a block, the next stored time, another learning rate, a pause,
+   or the horizon. */
+static inline int64_t hdsgd_block_end(const hdsgd_run *run, const hdsgd_replica *is)
 {
-    int64_t end = (step / HDSGD_BLOCK + 1) * HDSGD_BLOCK;
+    int64_t end = (is->step / HDSGD_BLOCK + 1) * HDSGD_BLOCK;
     if (end > run->n_steps) end = run->n_steps;
     if (end > run->until) end = run->until;
-    if (next < run->n_store && run->store[next] < end) end = run->store[next];
+    if (end > run->piece_end[is->piece]) end = run->piece_end[is->piece];
+    if (is->next < run->n_store && run->store[is->next] < end) end = run->store[is->next];
     return end;
 }
 

@@ -6,13 +6,15 @@ enum { HDSGD_COMPLETED = 0, HDSGD_EXITED = 1, HDSGD_DIVERGED = 2, HDSGD_FAILED =
 
 typedef struct { /* mirrored field by field by _Run in _sde_c.py */
     const hdsgd_step *step;
-    int64_t replicas, r, rows;      /* r: rank of P; rows: stored times; after the last there is one more span, to the end */
-    double gamma, d, batch, decay;
+    int64_t replicas, r, rows, spans; /* r: rank of P; rows: stored times */
+    double d, batch, decay;
     double huge, grew;              /* see BLOW_UP and GREW in _sde.py */
     double stop;                    /* exit at risk <= stop * risk(0) (stop_kind 1) or risk <= stop (2); 0: no stop */
+    double full;                    /* 0: the covariance of the increments to leading order in gamma/p */
+    double gamma;                   /* of the span in work: see hdsgd_replica */
     int64_t stop_kind, spherical;
-    const int64_t *steps;           /* (rows + 1,) in each span */
-    const double *begin, *length;   /* (rows + 1,): its time of beginning, and of one step */
+    const int64_t *row, *steps;     /* (spans,): the row that is stored after a span, or -1; its number of steps */
+    const double *begin, *length, *gammas; /* (spans,): its time of beginning, and of one step; its learning rate */
     const double *P, *a_star, *into, *back; /* (k, k), (k,), (k, r), (r, k) */
     const double *Q0, *M0, *a0;     /* (R, p, p), (R, p, k), (R, p) */
     const uint64_t *words;          /* (R, 4) seeds */
@@ -254,11 +256,13 @@ static void hdsgd_keep(const hdsgd_sde *run, const hdsgd_space *s, int64_t row, 
     run->risk[row] = risk > 0.0 ? risk : 0.0;
 }
 
-static int hdsgd_replica(const hdsgd_sde *run, hdsgd_space *s, int64_t replica)
+static int hdsgd_replica(const hdsgd_sde *all, hdsgd_space *s, int64_t replica)
 {
-    const hdsgd_step *step = run->step;
-    const int64_t p = step->p, k = step->k, m = step->m, state = s->Omega - s->Q; /* Q, M and a lie together */
-    const double noise = sqrt(run->gamma / ((double)p * run->d));
+    hdsgd_step step = *all->step;
+    hdsgd_sde here = *all; /* with the learning rate of a span */
+    here.step = &step;
+    const hdsgd_sde *const run = &here;
+    const int64_t p = step.p, k = step.k, m = step.m, state = s->Omega - s->Q; /* Q, M and a lie together */
     hdsgd_rng rng = hdsgd_seed(run->words + 4 * replica);
     memcpy(s->Q, run->Q0 + replica * p * p, sizeof(double) * (size_t)(p * p));
     memcpy(s->M, run->M0 + replica * p * k, sizeof(double) * (size_t)(p * k));
@@ -270,8 +274,9 @@ static int hdsgd_replica(const hdsgd_sde *run, hdsgd_space *s, int64_t replica)
     int64_t status = HDSGD_COMPLETED;
     if (run->rows > 0 && run->steps[0] == 0) hdsgd_keep(run, s, replica * run->rows, risk);
     if (run->stop_kind && risk <= level) status = HDSGD_EXITED, run->exit_time[replica] = 0.0;
-    for (int64_t span = 0; span <= run->rows && status == HDSGD_COMPLETED; span++) {
-        const double h = run->length[span];
+    for (int64_t span = 0; span < run->spans && status == HDSGD_COMPLETED; span++) {
+        here.gamma = run->gammas[span], step.g = run->full * here.gamma / ((double)p * run->batch);
+        const double h = run->length[span], noise = sqrt(here.gamma / ((double)p * run->d));
         for (int64_t i = 0; i < run->steps[span] && status == HDSGD_COMPLETED; i++) {
             if (__atomic_load_n(run->cancel, __ATOMIC_RELAXED)) return 1;
             hdsgd_coefficients(run, s);
@@ -312,8 +317,8 @@ static int hdsgd_replica(const hdsgd_sde *run, hdsgd_space *s, int64_t replica)
                 run->exit_time[replica] = run->begin[span] + h * ((double)i + (part > 0.0 ? part : 0.0));
             }
         }
-        if (status == HDSGD_COMPLETED && span < run->rows && !(span == 0 && run->steps[0] == 0))
-            hdsgd_keep(run, s, replica * run->rows + span, risk);
+        if (status == HDSGD_COMPLETED && run->row[span] >= 0 && !(span == 0 && run->steps[0] == 0))
+            hdsgd_keep(run, s, replica * run->rows + run->row[span], risk);
     }
     run->status[replica] = status;
     return 0;

@@ -39,7 +39,9 @@ static int hdsgd_allocate(hdsgd_space *s, const hdsgd_run *run)
 {
     const int64_t p = run->p, k = run->k, batch = run->batch;
     /* 4, 2 or 1, so that a block is whole sweeps; scales that shrink fast go into the weights after every step */
-    s->steps = batch < HDSGD_TILE && run->decay > 0.5 ? HDSGD_TILE / batch : 1;
+    double largest = 0.0;
+    for (int64_t i = 0; i < run->pieces; i++) largest = run->rates[i] > largest ? run->rates[i] : largest;
+    s->steps = batch < HDSGD_TILE && run->decay * largest < 0.5 ? HDSGD_TILE / batch : 1;
     s->memory = calloc((size_t)(3 * batch * p + 4 * p + 2 * k), sizeof(double));
     if (hdsgd_sheet_new(&s->sheet, run, s->steps * batch) || s->memory == NULL) return 1;
     s->sheet.products = s->steps > 1 || (batch <= HDSGD_FOLLOWED && (run->spherical || run->stop_kind));
@@ -116,7 +118,8 @@ static void hdsgd_step(const hdsgd_run *run, hdsgd_space *s, int64_t first)
 {
     hdsgd_sheet *sheet = &s->sheet;
     const int64_t p = run->p, k = run->k, batch = run->batch, tiles = sheet->tiles;
-    const double root = sqrt((double)run->d), gain = run->rate / (double)batch, decay = run->decay;
+    const hdsgd_pace pace = hdsgd_pace_of(run, &s->state->head);
+    const double root = sqrt((double)run->d), gain = pace.rate / (double)batch, decay = pace.decay;
     const double *products = sheet->field + (p + k) * tiles; /* of inputs t and s <= t: at t * tiles + s */
     double *restrict phi = s->phi, *restrict dphi = s->dphi, *restrict phi_star = s->phi_star;
     hdsgd_rng rng = s->state->head.rng;
@@ -150,7 +153,7 @@ static void hdsgd_step(const hdsgd_run *run, hdsgd_space *s, int64_t first)
     s->state->head.rng = rng;
 
     for (int64_t j = 0; j < p; j++) {
-        s->a[j] += run->rate_a * s->change[j] / (double)batch;
+        s->a[j] += pace.rate_a * s->change[j] / (double)batch;
         s->scale[j] *= decay;
         for (int64_t i = 0; i < batch; i++)
             sheet->u[j * tiles + first + i] = (hdsgd_real)(root * s->u[i * p + j] / s->scale[j]);
