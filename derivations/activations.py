@@ -1,6 +1,11 @@
 """The built-in activations: name, formula and where each is used.  Plain data: importing this module costs nothing."""
 
+import re
 from dataclasses import dataclass
+
+#: why a formula cannot be a student's
+JUMPS = "the student {} jumps: the gradient of its risk is infinite (it can be a teacher)"
+CONSTANT = "the student {} is constant: the gradient of its risk is zero, and it learns nothing (it can be a teacher)"
 
 
 @dataclass(frozen=True)
@@ -35,3 +40,11 @@ BUILTINS: dict[str, Builtin] = {
         Builtin("gaussian", "exp(-x ** 2 / 2)", "a bump"),
     )
 }
+
+
+def refusal(formula: str) -> str | None:
+    """Return why a formula cannot be a student's, where that is known without derivation; otherwise None."""
+    if not re.search(r"\bx\b", formula):
+        return CONSTANT.format(formula)
+    jumps = any(entry.formula == formula and not entry.student for entry in BUILTINS.values())
+    return JUMPS.format(formula) if jumps else None

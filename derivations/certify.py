@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -137,13 +138,15 @@ class Certification:
         for label in rows:
             cells = (f"{column[label]:.0e}" if label in column else "-" for column in columns)
             lines.append(f"{label:<{width}}" + "".join(f"{cell:>9}" for cell in cells))
-        lines += [
-            "",
-            "Errors are relative to max(|value|, product of the factors' r.m.s.). delta: smallest share of its",
-            "variance that a variable keeps given the other distinct ones; s: largest variance or inverse of the",
-            f"smallest, in units of the squared scale of the activations. Certified in {self.seconds:.1f} s.",
-        ]
-        return "\n".join(lines)
+        notes = ["Errors are relative to max(|value|, product of the factors' r.m.s.)."]
+        if any(one.bound.b for one in self.expectations):
+            notes.append("delta: smallest share of its variance that a variable keeps given the other distinct ones.")
+        if any(one.bound.c for one in self.expectations):
+            notes.append(
+                "s: largest variance or inverse of the smallest, in units of the squared scale of the activations."
+            )
+        notes.append(f"Certified in {self.seconds:.1f} s.")
+        return "\n".join([*lines, "", *textwrap.wrap(" ".join(notes), 100)])
 
 
 def certify(

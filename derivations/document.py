@@ -68,7 +68,7 @@ def document(student: str, teacher: str, style: str = "text") -> str:
 
 def formula_tex(formula: str) -> str:
     """Return the LaTeX of a formula."""
-    return str(sympy.latex(to_sympy(formula)))
+    return tex(to_sympy(formula))
 
 
 def _pair_tex(student: str, teacher: str) -> str:
@@ -95,7 +95,7 @@ def _mixture(formula: str) -> Section:
     return _section("Mixture", lead, [Equation("σ(x)", r"\sigma(x)", signed(map(str, terms)), signed(map(tex, terms)))])
 
 
-_VARIABLES = "x1, x2, … are Gaussian with mean zero and covariances C11, C12, …"
+_VARIABLES = "x1, x2, … are Gaussian with mean zero; C11, C12, … are their covariances."
 _HELPERS = {
     "foursigns": "foursigns(c12, c13, c14, c23, c24, c34, v1, v2, v3, v4) is E[sign y1 sign y2 sign y3 sign y4] of "
     "Gaussian variables with these covariances and variances: Plackett's one-dimensional integral.",

@@ -86,8 +86,9 @@ def render(
             "pairs.h": mixed_source.pairs(mixed, header),
             "noise.c": mixed_source.noise(mixed, header),
         }
-        error = max(of_formula(formula).error for formula in (student, teacher))
-        route = f"mixture of {TERMS} error functions in place of tanh, off by at most {error:.1e}"
+        replaced = tuple(formula for formula in dict.fromkeys((student, teacher)) if needs_mixture(formula))
+        error = max(of_formula(formula).error for formula in replaced)
+        route = f"mixture of {TERMS} error functions in place of {' and '.join(replaced)}, off by at most {error:.1e}"
         certificates = _verify_mixture(mixed, texts["kernel.py"], step)
     else:
         programs = KernelPrograms(student, teacher)

@@ -28,6 +28,7 @@ from functools import cache, cached_property
 import sympy
 from sympy import Expr, S, Symbol
 
+from .activations import CONSTANT, JUMPS
 from .atoms import AtomSum, Kind, NotClosed, from_formula
 from .parse import to_sympy, variable
 from .program import Builder, Program, covariance_inputs, covariance_symbol
@@ -120,7 +121,7 @@ class KernelPrograms:
 
     def derive(self, step: Callable[[], object] = lambda: None) -> dict[str, Program]:
         """Return the expectations; ``step`` is called after each, while they are derived one after another."""
-        _ = self.pointwise  # refuses a student that jumps
+        _ = self.pointwise  # refuses a student that jumps or is constant
         self._count_signs()
         found = {}
         for name, letters in self.blocks().items():
@@ -134,9 +135,10 @@ class KernelPrograms:
         for formula in dict.fromkeys((self.student, self.teacher)):
             signs = 2 * (_signs(student.derivative()) + _signs(from_formula(formula)))
             if signs > MAX_SIGNS:
+                pair = self.student if self.matched else f"the student {self.student} and teacher {self.teacher}"
                 raise NotClosed(
-                    f"I4 of the student {self.student} and teacher {self.teacher}: "
-                    f"the expectation of {signs} signs has no closed form"
+                    f"I4 of {pair}: it takes the expectation of a product of {signs} factors erf, kink or jump, "
+                    f"which has a closed form up to {MAX_SIGNS} only; multiply fewer of them in the activation"
                 )
 
     def blocks(self) -> dict[str, tuple[str, ...]]:
@@ -159,13 +161,14 @@ class KernelPrograms:
     def pointwise(self) -> dict[str, Expr]:
         """σ, σ' of the student and σ* of the teacher as expressions in ``x``."""
         student = from_formula(self.student)
-        if any(kind.delta for kind, _ in student.derivative().terms):
-            raise NotClosed(
-                f"the student {self.student} jumps: the gradient of its risk is infinite (it can be a teacher)"
-            )
+        slope = student.derivative()
+        if not slope.terms:
+            raise NotClosed(CONSTANT.format(self.student))
+        if any(kind.delta for kind, _ in slope.terms):
+            raise NotClosed(JUMPS.format(self.student))
         return {
             "student": student.expression(),
-            "student_prime": student.derivative().expression(),
+            "student_prime": slope.expression(),
             "teacher": from_formula(self.teacher).expression(),
         }
 

@@ -111,7 +111,10 @@ def of_formula(formula: str) -> Mixture:
     slope, amplitude = sympy.cancel(wave.args[0] / x), expression.coeff(wave)
     offset = sympy.expand(expression - amplitude * wave)
     if any(not part.is_real or part.has(x) or part.has(sympy.tanh) for part in (slope, amplitude, offset)):
-        raise NotClosed(f"{formula}: tanh has no closed expectations; only c + a*tanh(b*x) has a certified mixture")
+        wrote = "sigmoid" if "sigmoid(" in formula else "tanh"
+        raise NotClosed(
+            f"{formula}: {wrote} has no closed expectations; only c + a*{wrote}(b*x) has a certified mixture"
+        )
     size, stretch = float(amplitude), float(slope) * 2**0.5
     terms = tuple((size * c, stretch * k) for c, k in fit())
     constant = float(offset) / sum(weight for weight, _ in terms)  # shared out among the terms

@@ -72,6 +72,7 @@ def tex(expr: Expr) -> str:
         elif symbol.name[1:].isdigit():
             names[symbol] = f"{'Ω' if head[0] == 'C' else 'h'}_{{{head[1:]}}}"
     found = str(sympy.latex(expr, symbol_names=names))
+    found = re.sub(r"\\frac\{\\sqrt\{(\d+)\} (\w+)\}\{\1\}", r"\\frac{\2}{\\sqrt{\1}}", found)  # SymPy likes √2 x/2
     return found.replace("Ω", r"\Omega").replace(r"\operatorname{asin}", r"\arcsin")
 
 
@@ -167,7 +168,8 @@ def markdown(title: str, sections: Iterable[Section]) -> str:
     """Return Markdown with formulas in LaTeX."""
     lines = [f"# {title}", ""]
     for section in sections:
-        lines += [f"## {section.title}", "", *([section.lead, ""] if section.lead else [])]
+        lead = re.sub(r"\bC(\d\d)\b", r"$\\Omega_{\1}$", section.lead)  # as in the formulas
+        lines += [f"## {section.title}", "", *([lead, ""] if lead else [])]
         for one in section.equations:
             body = _aligned((one,), LINE)
             many = "\\\\" in body

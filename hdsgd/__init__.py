@@ -30,16 +30,24 @@ __version__ = "0.1.0"
 from . import escape
 from ._activation import Activation, activation
 from ._compiler import CompilerError
+from ._deviation import Deviation, deviation
 from ._dynamics import Drift, Dynamics
 from ._errors import BackendWarning
+from ._escape_study import EscapeStudy, escape_study
 from ._expectations import Certificate, Report, generate, integral
 from ._experiment import EscapeResult, escape_experiment
+from ._figures import FigureResult, figure
 from ._fixed_points import FixedPoint, fixed_point
+from ._floors import floor
+from ._hessian import Hessian, hessian
+from ._mean_field import MeanField, MeanFieldSolution, mean_field
 from ._ode import solve_ode
 from ._overlaps import Overlaps, Weights
 from ._plateau import Plateau, plateau
 from ._problem import Problem
+from ._quadratic_network import QuadraticNetwork
 from ._scaling import Scaling, scaling
+from ._schedule import Schedule
 from ._sde import solve_sde
 from ._simulate import simulate
 from ._solution import Exit, Solution, Status, load
@@ -53,28 +61,42 @@ __all__ = [
     "BackendWarning",
     "Certificate",
     "CompilerError",
+    "Deviation",
     "Drift",
     "Dynamics",
     "EscapeResult",
+    "EscapeStudy",
     "Exit",
+    "FigureResult",
     "FixedPoint",
+    "Hessian",
+    "MeanField",
+    "MeanFieldSolution",
     "Overlaps",
     "Plateau",
     "Problem",
+    "QuadraticNetwork",
     "Report",
     "Scaling",
+    "Schedule",
     "Solution",
     "Status",
     "Sweep",
     "Weights",
     "__version__",
     "activation",
+    "deviation",
     "escape",
     "escape_experiment",
+    "escape_study",
+    "figure",
     "fixed_point",
+    "floor",
     "generate",
+    "hessian",
     "integral",
     "load",
+    "mean_field",
     "plateau",
     "scaling",
     "simulate",

@@ -10,11 +10,29 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from ._compiler import cache_dir, private_folder
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _plain(function: Callable[P, R]) -> Callable[P, R]:
+    """The function with the derivations' own exceptions as what users can name: ValueError."""
+
+    @wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except ValueError as error:
+            if type(error).__module__.startswith(f"{__package__}.derivations"):
+                raise ValueError(str(error)) from None
+            raise
+
+    return wrapped
 
 
 @cache
@@ -26,6 +44,7 @@ def builtins() -> dict[str, str]:
 
 
 @cache
+@_plain
 def normalise(formula: str) -> str:
     """Return a formula in canonical spelling; raises ValueError with the remedy if it is none."""
     if formula in builtins().values():
@@ -33,6 +52,16 @@ def normalise(formula: str) -> str:
     from .derivations.parse import normalise as checked
 
     return str(checked(formula))
+
+
+@_plain
+def check_student(formula: str) -> None:
+    """Refuse a formula that cannot be a student's, where that is known without derivation; raises ValueError."""
+    from .derivations.activations import refusal
+
+    reason = refusal(formula)
+    if reason is not None:
+        raise ValueError(reason)
 
 
 def spell(expression: Any) -> str:
@@ -51,6 +80,7 @@ def _package(name: str) -> Path:
     return Path(importlib.import_module(f"{__package__}.{name}").__path__[0])
 
 
+@_plain
 def kernel_folder(student: str, teacher: str) -> Path:
     """Return the folder with the generated files of one pair of formulas, deriving them on first use.
 
@@ -106,6 +136,7 @@ def _key(student: str, teacher: str) -> str:
     return hashlib.sha256(_version() + f"{student}\n{teacher}".encode()).hexdigest()[:32]
 
 
+@_plain
 def generate(
     student: str,
     teacher: str,
@@ -147,11 +178,14 @@ def _place(folder: Path, files: Mapping[str, str]) -> None:
     """Write files into a folder of the user's, each of them whole or not at all."""
     from .derivations.generate import write
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as building:
-        write(Path(building), files)
-        for name in files:
-            (Path(building) / name).replace(folder / name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as building:
+            write(Path(building), files)
+            for name in files:
+                (Path(building) / name).replace(folder / name)
+    except OSError as error:
+        raise ValueError(f"the folder {str(folder)!r} cannot be written ({error.strerror}); choose another.") from None
 
 
 def generate_builtins(*, check: bool, progress: Callable[[float], None] | None = None) -> list[str]:
@@ -177,6 +211,7 @@ def generate_builtins(*, check: bool, progress: Callable[[float], None] | None =
 
 
 @cache
+@_plain
 def expectation(name: str, formulas: tuple[str, ...]) -> Callable[..., Any]:
     """Derive and verify one expectation with different activations in its factors; return a numpy function of C."""
     from .derivations.atoms import from_formula
@@ -189,6 +224,7 @@ def expectation(name: str, formulas: tuple[str, ...]) -> Callable[..., Any]:
     return program.compile("numpy")  # type: ignore[no-any-return]
 
 
+@_plain
 def document(student: str, teacher: str, style: str) -> str:
     """Return the derived formulas of a pair as text, Markdown or LaTeX."""
     from .derivations.document import document as written

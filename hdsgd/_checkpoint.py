@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._checks import file_path
+from ._storage import unwritable
 
 __all__ = ["Checkpoint", "fingerprint", "opened"]
 
@@ -77,13 +78,21 @@ class Checkpoint:
         """Write the file; it is replaced when the new one is complete."""
         started = time.monotonic()
         head = json.dumps({"format": _FORMAT, "seed": str(self.seed), "identity": self._identity})
-        partial = self.path.with_name(f".{self.path.name}.partial")  # one name: a killed write leaves no litter
-        with partial.open("wb") as file:
-            # older numpy would store an argument allow_pickle as one more array
-            np.savez(file, head=np.array(head), **arrays)  # type: ignore[arg-type]
-        partial.replace(self.path)
+        partial = _partial(self.path)
+        try:
+            with partial.open("wb") as file:
+                # older numpy would store an argument allow_pickle as one more array
+                np.savez(file, head=np.array(head), **arrays)  # type: ignore[arg-type]
+            partial.replace(self.path)
+        except OSError as error:
+            raise ValueError(unwritable(self.path, error)) from None
         now = time.monotonic()
         self._next = now + max(EVERY, SHARE * (now - started))
+
+
+def _partial(path: Path) -> Path:
+    """What is written before it takes the checkpoint's place; one name: a killed write leaves no litter."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def opened(path: str | os.PathLike[str]) -> Checkpoint:
@@ -92,11 +101,16 @@ def opened(path: str | os.PathLike[str]) -> Checkpoint:
     Raises
     ------
     ValueError
-        If the file is something else, or its folder does not exist.
+        If the file is something else, or its folder does not exist or cannot be written.
     """
     target = file_path(path, "run.checkpoint")
     if not target.parent.is_dir():
         raise ValueError(f"the folder of the checkpoint {target} does not exist; make it first.")
+    try:  # permissions do not tell it: there are read-only and special file systems
+        _partial(target).touch()
+        _partial(target).unlink()
+    except OSError as error:
+        raise ValueError(unwritable(target, error)) from None
     if not target.exists():
         return Checkpoint(target, None, None, None)
     try:
@@ -107,4 +121,6 @@ def opened(path: str | os.PathLike[str]) -> Checkpoint:
             raise KeyError("format")
         return Checkpoint(target, int(head["seed"]), head["identity"], arrays)
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError):
-        raise ValueError(f"{target} is not a checkpoint of hdsgd; name another file, or remove it.") from None
+        raise ValueError(
+            f"{target} is not a checkpoint of hdsgd, or it is cut off; name another file, or remove it."
+        ) from None

@@ -26,11 +26,14 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from ._errors import BackendWarning
 
 _COMMON = ("-std=gnu11", "-fPIC", "-shared", "-ffp-contract=off")
 _FAST = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp-simd")
@@ -165,6 +168,7 @@ _lock = threading.RLock()
 _loaded: dict[tuple[str, str], ctypes.CDLL] = {}
 _broken: dict[str, str] = {}  # compilers that built nothing in this process, and why: not probed at every call
 _temporary: dict[int, Path] = {}  # by process id: a forked child makes its own
+_unusable: set[Path] = set()  # caches that a warning has named
 
 
 def _temporary_folder() -> Path:
@@ -184,7 +188,23 @@ def _temporary_folder() -> Path:
 def private_folder(name: str) -> Path:
     """Subfolder of the cache that only the user can write to, or of a temporary folder if the cache cannot be that."""
     folder = cache_dir() / name
-    return folder if _private(folder) else _temporary_folder() / name
+    return folder if _usable(folder) else _temporary_folder() / name
+
+
+def _usable(folder: Path) -> bool:
+    """As `_private`; warns once that nothing is kept."""
+    cache = cache_dir()
+    if _private(folder):
+        return True
+    if cache not in _unusable:
+        _unusable.add(cache)
+        warnings.warn(
+            f"the cache {str(cache)!r} cannot be written, so that every process derives and compiles anew; "
+            "set HDSGD_CACHE_DIR to a folder of yours.",
+            BackendWarning,
+            stacklevel=3,
+        )
+    return False
 
 
 def _key(source: str, toolchain: _Toolchain, flags: _FlagSet) -> str:
@@ -258,7 +278,7 @@ def _obtain(source: str, toolchain: _Toolchain, flags: _FlagSet) -> ctypes.CDLL:
         return held
     library: ctypes.CDLL | None = None
     reason = _BuildError(f"{objects} is not a folder that only its user can write")
-    folders = [objects] if _private(objects) else []
+    folders = [objects] if _usable(objects) else []
     for folder in (*folders, None):
         target = (folder or _temporary_folder()) / f"{key}.so"
         try:

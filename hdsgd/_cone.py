@@ -51,10 +51,11 @@ def checked(Q: Array, M: Array, P: Array, tolerance: float) -> tuple[Array, Arra
         return Q, M, P
     worst = np.linalg.eigvalsh(Omega)[..., 0] / scale
     if np.any(worst < -tolerance):
+        alone = (name for name, x in (("P", P), ("Q", Q)) if (np.linalg.eigvalsh(x)[..., 0] / scale < -tolerance).any())
         raise ValueError(
             "Omega = [[Q, M], [M.T, P]] must be positive semidefinite, but its smallest eigenvalue is "
-            f"{worst.min():.3g} times its largest diagonal entry; these are not the overlaps of any weights: check M, "
-            "or use Overlaps.from_weights, which computes them in double precision."
+            f"{worst.min():.3g} times its largest diagonal entry; these are not the overlaps of any weights: check "
+            f"{next(alone, 'M')}, or use Overlaps.from_weights, which computes them in double precision."
         )
     q, m, r = _projected(Q, M, P)
     outside = worst < -ROUNDING  # the others keep their values bit for bit

@@ -1,4 +1,4 @@
-"""The one warning of hdsgd, and how it is given once."""
+"""The one kind of warning of hdsgd, and how it is given once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _warned = False
 
 
 class BackendWarning(UserWarning):
-    """The C backend cannot be used here; the numpy backend gives the same results, more slowly."""
+    """The C backend or the cache cannot be used here: the results are the same, and take longer."""
 
 
 def warn_backend(reason: str) -> None:

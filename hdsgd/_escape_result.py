@@ -21,7 +21,7 @@ from ._solution import Solution, versions
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["EscapeResult", "Row"]
+__all__ = ["EscapeResult", "Row", "prefix"]
 
 Array = NDArray[np.float64]
 
@@ -189,8 +189,8 @@ class EscapeResult:
         ValueError, TypeError
             ``out`` is a folder, has one of these endings, or is in a folder that does not exist.
         """
-        prefix = _prefix(out)
-        paths = [prefix.with_name(f"{prefix.name}{ending}") for ending in ENDINGS]
+        start = prefix(out)
+        paths = [start.with_name(f"{start.name}{ending}") for ending in ENDINGS]
         variables = {
             "t": (("t",), self.paths.t),
             "risk_simulation": (("drawn", "t"), self.paths.risk),
@@ -224,7 +224,7 @@ class EscapeResult:
         )
 
 
-def _prefix(out: object) -> Path:
+def prefix(out: object) -> Path:
     """The beginning of file names."""
     if not isinstance(out, (str, os.PathLike)) or isinstance(os.fspath(out), bytes):
         raise TypeError(f"out must be the beginning of file names, got {type(out).__name__}; pass for example 'run'.")

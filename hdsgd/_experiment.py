@@ -28,7 +28,7 @@ from ._simulate import simulate
 from ._solution import Exit, Solution, Status
 from ._starts import read_start
 
-__all__ = ["EscapeResult", "Row", "escape_experiment"]
+__all__ = ["EscapeResult", "Row", "escape_experiment", "horizon"]
 
 Array = NDArray[np.float64]
 
@@ -206,19 +206,26 @@ def _plain(state: Overlaps) -> bool:
     return bool(abs(state.P[0, 0] - 1.0) <= _retrieval.UNIT and np.all(state.a == 1.0) and np.all(state.a_star == 1.0))
 
 
+def horizon(problem: Problem, p: int, d: int, T: float) -> float:
+    """A time by which all runs from random starts have exited, if they do."""
+    if problem.gamma >= escape.max_gamma(problem, p):
+        raise ValueError(
+            f"gamma={problem.gamma:g} is beyond the stability of the escape at p={p}; choose gamma < "
+            f"{escape.max_gamma(problem, p):.6g}."
+        )
+    return _growth_times(p, d, T) / escape.growth_rate(problem, p)
+
+
+def _growth_times(p: int, d: int, T: float) -> float:
+    level = math.log((T * (p + 1) * d + (p + 1) * (1.0 - T)) / (2.0 * p))  # the annealed formula
+    return max(level, 0.0) / 2.0 + _PATIENCE
+
+
 def _horizon(problem: Problem, fixed: Overlaps | None, p: int, d: int, T: float) -> float:
     """A time by which all runs have exited, if they do."""
-    level = math.log((T * (p + 1) * d + (p + 1) * (1.0 - T)) / (2.0 * p))  # the annealed formula
-    patience = max(level, 0.0) / 2.0 + _PATIENCE
-    if fixed is None or _plain(fixed):
-        if problem.gamma >= escape.max_gamma(problem, p):
-            raise ValueError(
-                f"gamma={problem.gamma:g} is beyond the stability of the escape at p={p}; choose gamma < "
-                f"{escape.max_gamma(problem, p):.6g}."
-            )
-        grow = escape.growth_rate(problem, p)
-        if fixed is None:
-            return patience / grow
+    if fixed is None:
+        return horizon(problem, p, d, T)
+    patience = horizon(problem, p, d, T) if _plain(fixed) else math.nan
     # Noise gives a start with M = 0 a small M.
     small = 1e-3 * math.sqrt(fixed.P[0, 0]) * fixed.Q[:, :1]
     begin = fixed if np.any(fixed.M) else Overlaps(fixed.Q, small, fixed.P, fixed.a, fixed.a_star)
@@ -228,7 +235,8 @@ def _horizon(problem: Problem, fixed: Overlaps | None, p: int, d: int, T: float)
     if not _plain(fixed):
         plateau = Overlaps(fixed.Q, small, fixed.P, fixed.a, fixed.a_star)
         grow = float(np.max(Dynamics(problem).drift(plateau).dM / np.where(small == 0.0, np.inf, small)))
-    return exits + patience / grow if grow > 0.0 else _SETTLED + 3.0 * exits
+        patience = _growth_times(p, d, T) / grow if grow > 0.0 else _SETTLED + 2.0 * exits
+    return exits + patience
 
 
 def _deterministic(

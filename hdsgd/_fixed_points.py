@@ -34,8 +34,8 @@ class FixedPoint:
     residual : float
         Largest entry of the drift that is left.
     eigenvalues : (n,) complex array
-        Rates per unit of t of the Jacobian of the drift in (upper triangle of Q, M), largest real part first; on the
-        sphere without the diagonal of Q, which is fixed.
+        Rates per unit of t of the Jacobian of the drift in (upper triangle of Q, M and, if it is trained, a), largest
+        real part first; on the sphere without the diagonal of Q, which is fixed.
     modes : (n, n) complex array
         Their right eigenvectors, in columns.
     """
@@ -79,7 +79,6 @@ def fixed_point(problem: Problem, state: Overlaps, *, tol: float = 1e-12, backen
     Parameters
     ----------
     problem : Problem
-        With a fixed second layer.
     state : Overlaps
         Where to start, without a replica axis: for a stable point the end of `solve_ode`, for a saddle a guess near it.
     tol : float
@@ -110,8 +109,6 @@ def fixed_point(problem: Problem, state: Overlaps, *, tol: float = 1e-12, backen
     tol = real("tol", tol, low=0.0, strict=True)
     if state.replicas is not None:
         raise ValueError("fixed_point takes one state; pass state.replica(i)")
-    if problem.second_layer_ratio:
-        raise ValueError("fixed points are found at a fixed second layer; set second_layer_ratio=0")
     dynamics = Dynamics(problem, backend)
     system = dynamics.system(state)
     y = newton(lambda z: system.rhs(0.0, z), system.pack(state), tol)
@@ -123,9 +120,9 @@ def describe(dynamics: Dynamics, system: System, like: Overlaps, y: Array) -> Fi
     J = jacobian(lambda z: system.rhs(0.0, z), y)
     values, modes = np.linalg.eig(J)
     order = np.lexsort((values.imag, -values.real))
-    Q, M = system.unpack(y)[:2]
+    Q, M, a = system.unpack(y)
     try:
-        state = Overlaps(Q, M, like.P, like.a, like.a_star)
+        state = Overlaps(Q, M, like.P, a, like.a_star)
     except ValueError:
         raise ValueError(
             "the zero of the drift that was found belongs to no weights (Omega has a negative eigenvalue): start "

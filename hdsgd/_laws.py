@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["chi_nodes", "converged", "exit_from_zero", "mean_log_mu", "normal_mean", "sphere_nodes"]
+__all__ = [
+    "chi_nodes",
+    "converged",
+    "exit_from_random",
+    "exit_from_zero",
+    "mean_log_form",
+    "mean_log_mu",
+    "normal_mean",
+    "sphere_nodes",
+]
 
 Array = NDArray[np.float64]
 Rule = tuple[Array, Array]  # nodes and probability weights
@@ -40,23 +50,38 @@ def chi_nodes(degrees: int, n: int) -> Rule:
 def mean_log_mu(p: int, d: int) -> float:
     """E log mu0, mu0 = d times the sum of p independent squared coordinates m**2.
 
-    At p = 1 in closed form. Otherwise from the Laplace transform of d m**2, phi(s) = 1F1(1/2, d/2, -s d):
+    At p = 1 in closed form. Otherwise from the Laplace transform phi of d m**2:
     E log mu = int (exp(-s) - phi(s)**p) ds/s, by the trapezoidal rule in log s (both ends decay exponentially).
     """
-    from scipy.special import digamma, poch
+    from scipy.special import digamma
 
     if p == 1:
         return float(digamma(0.5) - digamma(d / 2.0) + np.log(d))
     s = np.exp(np.arange(-36.0, 64.0 / p + 4.0, 1.0 / 16.0))
+    return float(np.sum(np.exp(-s) - _transform(s, d) ** p) / 16.0)
+
+
+def mean_log_form(weights: Array) -> float:
+    """E log of sum_i weights_i g_i**2, weights >= 0 and g_i standard normal; computed as `mean_log_mu`."""
+    scale = float(weights.sum())
+    s = np.exp(np.arange(-36.0, 80.0, 1.0 / 16.0))
+    transform = np.exp(-0.5 * np.log1p(2.0 * np.outer(s, weights / scale)).sum(axis=1))
+    return float(np.sum(np.exp(-s) - transform) / 16.0 + np.log(scale))
+
+
+def _transform(s: Array, d: int) -> Array:
+    """E exp(-s d m**2) = 1F1(1/2, d/2, -s d), m a coordinate of a uniform point on the unit sphere in R^d."""
+    from scipy.special import poch
+
     u, weights = sphere_nodes(d, 512)
     near = s < 64.0
     phi = np.empty_like(s)
-    phi[near] = np.exp(-d * np.outer(s[near], u)) @ weights
+    phi[near] = 1.0 + np.expm1(-d * np.outer(s[near], u)) @ weights
     # DLMF 13.7.2; its terms fall at least as fast as (2 s)**-n.
     z = s[~near] * d
     series = sum(float(poch(0.5, n) * poch(1.5 - d / 2.0, n) / poch(1.0, n)) * z**-n for n in range(8))
     phi[~near] = poch((d - 1) / 2.0, 0.5) * series / np.sqrt(z)
-    return float(np.sum(np.exp(-s) - phi**p) / 16.0)
+    return phi
 
 
 def exit_from_zero(p: int, rate: float, noise: float, level: float) -> float:
@@ -65,13 +90,25 @@ def exit_from_zero(p: int, rate: float, noise: float, level: float) -> float:
     (level/(p noise)) 2F2(1, 1; 1 + p/2, 2; -x), x = rate level/noise, which is the integral of
     y**(p-1) (1 - exp(-x (1 - y**2)))/(1 - y**2) over y in (0, 1), over the rate.
     """
-    x = rate * level / noise
-    edge = np.append(1.0 - np.logspace(-14.0, 0.0, 15)[::-1], 1.0)  # the integrand turns where x (1 - y**2) is about 1
+    return _first_passage(p, rate, lambda rest: -np.expm1(-rate * level / noise * rest))
+
+
+def exit_from_random(p: int, rate: float, noise: float, d: int) -> float:
+    """Mean of `exit_from_zero` at the level |m|**2 of random starts: p coordinates m of uniform points on spheres.
+
+    It is what the first passage through a higher level is shorter by, from these starts rather than from m = 0.
+    """
+    return _first_passage(p, rate, lambda rest: 1.0 - _transform(rate / (noise * d) * rest, d) ** p)
+
+
+def _first_passage(p: int, rate: float, passed: Callable[[Array], Array]) -> float:
+    """The integral over y in (0, 1) of y**(p-1) passed(1 - y**2)/(1 - y**2), over the rate."""
+    edge = np.append(1.0 - np.logspace(-14.0, 0.0, 15)[::-1], 1.0)  # the integrand turns at some small 1 - y**2
     total = 0.0
     for low, high in pairwise(edge):
         gap, weights = _legendre(1.0 - high, 1.0 - low, 48)  # y = 1 - gap
         rest = gap * (2.0 - gap)
-        total -= float(weights @ ((1.0 - gap) ** (p - 1) * np.expm1(-x * rest) / rest))
+        total += float(weights @ ((1.0 - gap) ** (p - 1) * passed(rest) / rest))
     return total / rate
 
 
@@ -105,8 +142,14 @@ def converged(estimate: Callable[[int], float]) -> float:
 
 
 def _legendre(low: float, high: float, n: int) -> Rule:
+    x, weights = _rule(n)
+    half = (high - low) / 2.0
+    return low + half * (x + 1.0), half * weights
+
+
+@cache
+def _rule(n: int) -> Rule:
     from scipy.special import roots_legendre
 
     x, weights = roots_legendre(n)
-    half = (high - low) / 2.0
-    return low + half * (x + 1.0), half * weights
+    return x, weights

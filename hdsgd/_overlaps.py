@@ -81,7 +81,7 @@ class Overlaps:
     ) -> None:
         q = array("Q", Q, ndim=(2, 3), shape="(p, p) or (replicas, p, p)")
         m = array("M", M, ndim=(2, 3), shape="(p, k) or (replicas, p, k)")
-        r = array("P", P, ndim=(2,), shape="(k, k), without a replica axis: the teacher is shared,")
+        r = array("P", P, ndim=(2,), shape="(k, k) without a replica axis (all replicas share the teacher)")
         p, k = m.shape[-2:]
         if q.shape[-2:] != (p, p):
             raise ValueError(f"Q must be (p, p) = ({p}, {p}) to go with M of shape {m.shape}, got {q.shape}.")
@@ -162,6 +162,31 @@ class Overlaps:
             As `Weights`.
         """
         return Weights(W, W_star, a, a_star).overlaps()
+
+    @classmethod
+    def mixed(cls, A: ArrayLike, P: ArrayLike | None = None, **second_layers: ArrayLike | None) -> Overlaps:
+        """Overlaps of students that are mixtures of teachers, W = A W_star: M = A P and Q = A P A^T.
+
+        Parameters
+        ----------
+        A : array_like, shape (p, k) or (replicas, p, k)
+            With uniform rows on the sphere this is the start of Veiga et al. 2022 (arXiv 2202.00293).
+        P : array_like, shape (k, k), optional
+            The identity by default.
+        **second_layers
+            a and a_star, as in `Overlaps`; so are the errors.
+
+        Examples
+        --------
+        >>> float(Overlaps.mixed([[1.0, 0.0], [0.6, 0.8]]).Q[0, 1])
+        0.6
+        """
+        A = array("A", A, ndim=(2, 3), shape="(p, k) or (replicas, p, k)")
+        P = array("P", np.eye(A.shape[-1]) if P is None else P, ndim=(2,), shape="(k, k)")
+        if P.shape != (A.shape[-1],) * 2:
+            raise ValueError(f"P must be (k, k) = {(A.shape[-1],) * 2} to go with A of shape {A.shape}, got {P.shape}.")
+        M = A @ P
+        return cls(symmetric(M @ np.swapaxes(A, -1, -2)), M, P, **second_layers)
 
     @classmethod
     def random(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,7 @@ Array = NDArray[np.float64]
 
 FIRST_SPAN, LONGEST, WIDEN = 10.0, 1e6, 4.0  # by_ode looks this far, in growing pieces
 STATIONARY = 1e-10  # rates below this are a fixed point's
+SMALL, MODES = 1e-6, 400  # an M so small is that of the linear rates, which are found for so many entries at most
 
 
 def first_passage(sol: Solution, T: float) -> float | Array:
@@ -121,19 +124,28 @@ def by_ode(problem: Problem, state: Overlaps, T: float) -> float:
             raise ValueError(sol.message)
         if stop.T is not None and sol.risk[0] > 0.0:
             stop = Exit(level=(1.0 - T) * sol.risk[0])
-        gone, state = gone + span, sol.overlaps()
-        if _stationary(problem, state):
+        gone, state, problem = gone + span, sol.overlaps(), problem.after(span)
+        if all(_stationary(replace(problem, gamma=gamma), state) for gamma in problem.schedule.values):
             return np.nan
         span *= WIDEN
     return np.nan
 
 
 def _stationary(problem: Problem, state: Overlaps) -> bool:
-    """Whether nothing moves: a small M counts by its relative rate, since it may still grow."""
-    drift = Dynamics(problem).drift(state)
+    """Whether nothing moves: a small M counts by its relative rate, since it may still grow, unless M = 0 is stable."""
+    dynamics = Dynamics(problem)
+    drift = dynamics.drift(state)
     still = np.all(np.abs(drift.dQ) <= STATIONARY * np.maximum(np.abs(state.Q), 1.0))
     still &= np.all(np.abs(drift.da) <= STATIONARY * np.maximum(np.abs(state.a), 1.0))
-    return bool(still and np.all(np.abs(drift.dM) <= STATIONARY * np.abs(state.M)))
+    if still and np.all(np.abs(drift.dM) <= STATIONARY * np.abs(state.M)):
+        return True
+    if not still or np.abs(state.M).max() > SMALL or state.p * state.k > MODES:
+        return False
+    units = SMALL * np.eye(state.p * state.k).reshape(-1, state.p, state.k)
+    many = (len(units), 1, 1)
+    around = Overlaps(np.tile(state.Q, many), units, state.P, np.tile(state.a, many[:2]), state.a_star)
+    rates = dynamics.drift(around).dM.reshape(len(units), -1) / SMALL
+    return bool(np.linalg.eigvals(rates).real.max() < -STATIONARY)
 
 
 def fraction(T: float) -> float:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ._kernel import Kernel
 from ._overlaps import PIECE
+from ._schedule import Clock
 from ._solution import Exit
 
 __all__ = ["BLOW_UP", "Paths", "Setup", "copies", "frame", "realise"]
@@ -35,10 +36,10 @@ class Setup:
     replicas: int
     n_steps: int
     store: NDArray[np.int64]
-    rate: float  # time of one step, gamma/(p d)
+    clock: Clock  # times of the steps
     noise: float  # sqrt(Delta)
     batch: int  # fresh samples per step
-    decay: float  # eta of the weight decay: W is multiplied by 1 - eta*rate in every step
+    decay: float  # eta of the weight decay: a step of time h multiplies W by 1 - eta*h
     ratio: float  # gamma_a / gamma; 0: the second layer is fixed
     spherical: bool
     stop: Exit | None

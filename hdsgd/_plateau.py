@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +15,7 @@ from ._fixed_points import FixedPoint, describe, jacobian, newton
 from ._kernel import load
 from ._ode import solve_ode
 from ._overlaps import Overlaps
+from ._plateau_exit import corrected_time
 from ._problem import Problem
 
 __all__ = ["Plateau", "information_exponents", "plateau"]
@@ -43,10 +45,12 @@ class Plateau:
         None where there is no plateau (``exponent`` 1).
     growth : float
         Largest rate of the teacher-student overlaps per unit of t; NaN without a plateau.
-    gains : (g, g) array
-        For each pair of growing modes of M, the excess risk that they take away at d = 1 and t = 0 for a random start.
+    modes : (g, p*k) array
+        The growing modes of M: their amplitudes are ``modes @ M.ravel()``.
+    falls : (g, g) array
+        The excess risk that a pair of amplitudes of size 1 takes away.
     rates : (g, g) array
-        The rates at which these grow.
+        The rates at which these pairs grow.
     """
 
     problem: Problem
@@ -56,8 +60,18 @@ class Plateau:
     exponent: int | None
     point: FixedPoint | None
     growth: float
-    gains: Array
+    modes: Array
+    falls: Array
     rates: Array
+
+    @property
+    def gains(self) -> Array:
+        """For each pair of growing modes, the excess risk that it takes away at d = 1, t = 0, from a random start."""
+        if self.point is None:
+            return np.zeros((0, 0))
+        # of a random start of norm one: Cov(M_jr, M_ls) = Q_jl P_rs/d
+        spread = self.modes @ np.kron(self.point.state.Q, self.point.state.P) @ self.modes.T
+        return np.asarray(spread * self.falls)
 
     def exit_time(self, d: int, T: float) -> float:
         """Time t at which the risk has fallen by the fraction T below the plateau, from the linear theory.
@@ -74,18 +88,41 @@ class Plateau:
         T = real("T", T, low=0.0, strict=True)
         if self.point is None or not self.growth > self.point.tolerance or self.exponent != 2:
             raise ValueError(f"the linear theory gives no exit time here: {self.laws()[0]}")
-        target = T * self.point.risk * d
-        if not target > self.gains.sum():
+        target, gains = T * self.point.risk * d, self.gains
+        if not target > gains.sum():
             raise ValueError(f"at d = {d} a random start is already {T:g} below the plateau; increase d or T")
         from scipy.optimize import brentq
 
         def excess(t: float) -> float:
-            return float(np.log((self.gains * np.exp(self.rates * t)).sum() / target))
+            return float(np.log((gains * np.exp(self.rates * t)).sum() / target))
 
         last = 1.0
         while excess(last) < 0.0:
             last *= 2.0
         return float(brentq(excess, 0.0, last, xtol=1e-13, rtol=1e-13))
+
+    def corrected_time(self, d: int, T: float) -> float:
+        """Mean time t at which the risk of SGD at finite d has fallen by the fraction T below the plateau.
+
+        E t = E[t_ODE(Q0, M0)] - (E log X' - E log X)/(2 growth): the mean over random starts of the exit of the ODE,
+        and the time that noise saves. X is the fall of the risk by the growing modes of M, a quadratic form of
+        amplitudes that are normal; X' that with the variance which the linear SDE of the plateau adds to them, by
+        `Dynamics.diffusion`. For phase retrieval on the sphere it is the plain form of `escape.corrected`.
+
+        Raises
+        ------
+        ValueError
+            Without a growing mode (an information exponent other than 2), for a drop that is there from the start or
+            not clear of the noise, and where the ODE never falls that far.
+
+        Notes
+        -----
+        Students start on the sphere or, if their norms are free, with entries N(0, 1); then noise that acts before the
+        norms have relaxed is taken as it is on the plateau. Measured against the exact simulation at d = 30000,
+        T = 0.01: within its error (1 to 1.5 %) for quadratic, he2, Gaussian, cos and |x|, p = 1 to 6, k = 1 to 3, on
+        the sphere and free.
+        """
+        return corrected_time(self, d, T)
 
     def samples(self, d: int, T: float) -> float:
         """Samples n = n_b p d t/gamma that the escape takes, by `exit_time`."""
@@ -180,9 +217,9 @@ def plateau(problem: Problem, p: int, k: int = 1, *, P: ArrayLike | None = None,
         raise ValueError("the plateau is that of a fixed second layer; set second_layer_ratio=0")
     own, shared = information_exponents(problem)
     start = Overlaps(np.eye(p), np.zeros((p, k)), np.eye(k) if P is None else P)
-    empty = np.zeros((0, 0))
+    none = np.zeros((0, p * k)), np.zeros((0, 0)), np.zeros((0, 0))
     if shared == 1:
-        return Plateau(problem, p, k, own, shared, None, float("nan"), empty, empty)
+        return Plateau(problem, p, k, own, shared, None, float("nan"), *none)
     dynamics = Dynamics(problem, backend)
     relaxed = solve_ode(problem, start, RELAX, times=[RELAX], backend=backend)
     Q = relaxed.Q[-1] if relaxed.t.size and relaxed.t[-1] == RELAX else np.full((p, p), np.nan)
@@ -207,14 +244,12 @@ def plateau(problem: Problem, p: int, k: int = 1, *, P: ArrayLike | None = None,
     growing = rates.real > point.tolerance
     growth = float(rates.real.max())
     if shared != 2 or not growing.any() or np.abs(rates[growing].imag).max() > point.tolerance:
-        return Plateau(problem, p, k, own, shared, point, growth, empty, empty)
+        return Plateau(problem, p, k, own, shared, point, growth, *none)
     # rounding splits equal rates into conjugate pairs, whose modes are spanned by real and imaginary part
     basis = np.where(rates.imag < 0.0, modes.imag, modes.real)
     weights = np.linalg.inv(basis)[growing]
     vectors, speeds = basis[:, growing], rates[growing].real
-    # of a random start of norm one: Cov(M_jr, M_ls) = Q_jl P_rs/d
-    spread = weights @ np.kron(point.state.Q, point.state.P) @ weights.T
-    gains, together = np.zeros(spread.shape), speeds[:, None] + speeds
+    falls, together = np.zeros((len(speeds), len(speeds))), speeds[:, None] + speeds
     slope = jacobian(lambda z: np.array([system.risk(z)]), y)[0, :students]
     inner = jacobian(among_students, y[:students]) if students else np.zeros((0, 0))
     for i in range(len(speeds)):
@@ -226,16 +261,24 @@ def plateau(problem: Problem, p: int, k: int = 1, *, P: ArrayLike | None = None,
             curvature = _second(lambda z: np.array([system.risk(z)]), y, *pair)[0]
             push = _second(lambda z: system.rhs(0.0, z)[:students], y, *pair)  # on the students' overlaps, which follow
             follow = np.linalg.solve(together[i, j] * np.eye(students) - inner, push)
-            gains[i, j] = gains[j, i] = -0.5 * spread[i, j] * (curvature + slope @ follow)
-    return Plateau(problem, p, k, own, shared, point, growth, gains, together)
+            falls[i, j] = falls[j, i] = -0.5 * (curvature + slope @ follow)
+    return Plateau(problem, p, k, own, shared, point, growth, weights, falls, together)
+
+
+@cache
+def _normal_nodes() -> tuple[Array, Array]:
+    """Nodes and weights of a standard normal variable, on each side of a kink at 0."""
+    from scipy.special import roots_legendre
+
+    x, weights = roots_legendre(600)
+    x, weights = 8.0 * (x + 1.0), 8.0 * weights
+    x, weights = np.concatenate((-x[::-1], x)), np.concatenate((weights[::-1], weights))
+    return x, weights * np.exp(-(x**2) / 2.0) / np.sqrt(2.0 * np.pi)
 
 
 def information_exponents(problem: Problem) -> tuple[int | None, int | None]:
     """Orders of the first Hermite coefficient of the teacher, and of the first one shared with the student."""
-    x, weights = np.polynomial.legendre.leggauss(600)
-    x, weights = 8.0 * (x + 1.0), 8.0 * weights  # each side of a kink at 0
-    x, weights = np.concatenate((-x[::-1], x)), np.concatenate((weights[::-1], weights))
-    weights = weights * np.exp(-(x**2) / 2.0) / np.sqrt(2.0 * np.pi)
+    x, weights = _normal_nodes()
     kernel = load(problem.student, problem.teacher, "numpy")
     hermite = [np.ones_like(x), x]
     for n in range(1, ORDERS):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["escape_figure", "trajectories"]
+__all__ = ["COLOURS", "escape_figure", "new_figure", "trajectories"]
 
 # Okabe and Ito's palette, distinct for every common colour vision deficiency; its yellow is too light for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
@@ -24,7 +24,7 @@ Curve = tuple[str, str, Any]  # name, name of its group, values
 
 def trajectories(sol: Any) -> Figure:
     """Risk, teacher-student overlaps M, student-student overlaps Q and, where it is trained, a against t."""
-    figure_class = _figure()
+    figure_class = new_figure()
     trained = sol.problem.second_layer_ratio > 0.0
     figure = figure_class(figsize=(16.0 if trained else 12.0, 3.6), layout="constrained")
     panels = figure.subplots(1, 4 if trained else 3)
@@ -63,11 +63,21 @@ def trajectories(sol: Any) -> Figure:
         panels[3].set_ylabel("second layer $a$")
     for axes in panels:
         axes.set_xlabel(r"$t = \nu\gamma/(pd)$")
+        if _geometric(t):
+            axes.set_xscale("log", nonpositive="mask")
         if ensemble is False and np.isfinite(sol.exit_time):
             axes.axvline(sol.exit_time, color="0.5", linestyle=":", linewidth=1.0)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(_title(sol) + cut, fontsize="medium")
     return figure
+
+
+def _geometric(t: Any) -> bool:
+    """Whether times are spaced as on a logarithmic axis, over more than two decades; 0 may come before them."""
+    t = t[t > 0.0]
+    if t.size < 5 or t[-1] < 100.0 * t[0]:
+        return False
+    return bool(np.corrcoef(np.log(t), np.arange(t.size))[0, 1] > 0.995)
 
 
 def _held(sol: Any) -> tuple[Any, Callable[[Any], Any], str]:
@@ -147,7 +157,7 @@ def _title(sol: Any) -> str:
     return ", ".join(parts)
 
 
-def _figure() -> type[Figure]:
+def new_figure() -> type[Figure]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -157,7 +167,7 @@ def _figure() -> type[Figure]:
 
 def escape_figure(result: Any) -> Figure:
     """Draw an escape experiment: risk against t, and the exit times of runs and formulas."""
-    figure = _figure()(figsize=(11.5, 4.6), layout="constrained")
+    figure = new_figure()(figsize=(11.5, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     _escape_paths(left, result)
     _escape_times(right, result)

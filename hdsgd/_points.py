@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ._checks import choice, integer
+from ._checks import choice, integer, real, time_grid
 from ._ode import solve_ode
 from ._overlaps import Overlaps
 from ._problem import Problem
@@ -14,10 +17,12 @@ from ._sde import solve_sde
 from ._simulate import simulate
 from ._solution import Exit, Solution
 
-__all__ = ["POINTS", "exit_time", "final_risk"]
+__all__ = ["POINTS", "check", "exit_time", "exit_times", "final_risk"]
 
 BY = ("simulate", "sde", "ode")
-_PROBLEM = frozenset(Problem.__dataclass_fields__)
+_OPTIONS: dict[str, Any] = {"p": 1, "k": 1, "d": None, "replicas": 1, "seed": 0, "by": "simulate", "dt": 1e-2}
+_PROBLEM = tuple(Problem.__dataclass_fields__)
+_NEEDED = {"exit_time": ("T", "t_max", "d"), "final_risk": ("t_max", "d")}
 
 
 def exit_time(*, T: float, t_max: float, **setting: Any) -> dict[str, float]:
@@ -36,8 +41,7 @@ def exit_time(*, T: float, t_max: float, **setting: Any) -> dict[str, float]:
     dict
         ``mean`` and its standard error ``error`` (NaN where a replica is censored), ``median``, ``censored``.
     """
-    found = [solution.exit_time for solution in _runs(setting, t_max, [t_max], Exit(T=T))]
-    times = np.concatenate([np.atleast_1d(value) for value in found])
+    times = exit_times(T=T, t_max=t_max, **setting)
     late = np.where(np.isnan(times), np.inf, times)
     middle = float(np.median(late))
     return {
@@ -45,6 +49,12 @@ def exit_time(*, T: float, t_max: float, **setting: Any) -> dict[str, float]:
         "median": middle if middle < np.inf else float("nan"),
         "censored": int(np.isnan(times).sum()),
     }
+
+
+def exit_times(*, T: float, t_max: float, **setting: Any) -> NDArray[np.float64]:
+    """The times themselves, NaN where a replica is censored; parameters as for `exit_time`."""
+    found = [solution.exit_time for solution in _runs(setting, t_max, [t_max], Exit(T=T))]
+    return np.concatenate([np.atleast_1d(value) for value in found])
 
 
 def final_risk(*, t_max: float, **setting: Any) -> dict[str, float]:
@@ -69,17 +79,39 @@ def _mean(values: Any) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "error": spread}
 
 
-def _runs(setting: dict[str, Any], t_max: float, times: list[float], stop: Exit | None) -> list[Solution]:
-    own = dict(setting)
-    p, k, d = own.pop("p", 1), own.pop("k", 1), own.pop("d", None)
-    replicas, seed = integer("replicas", own.pop("replicas", 1)), own.pop("seed", 0)
-    by, dt = choice("by", own.pop("by", "simulate"), BY), own.pop("dt", 1e-2)
-    unknown = set(own) - _PROBLEM
-    if unknown:
-        raise ValueError(f"unknown parameter {sorted(unknown)[0]!r}; the problem's are {', '.join(sorted(_PROBLEM))}")
-    if d is None:
+def check(name: str, point: Mapping[str, Any]) -> None:
+    """Refuse a point before it is computed: parameters that are unknown, missing or out of range."""
+    setting, needed = dict(point), _NEEDED[name]
+    for parameter in setting:
+        known = tuple(dict.fromkeys((*needed, *_OPTIONS, *_PROBLEM)))
+        if parameter not in known:
+            near = difflib.get_close_matches(parameter, known, n=1)
+            remedy = f"did you mean {near[0]!r}?" if near else f"{name} takes {', '.join(known)}"
+            raise ValueError(f"unknown parameter {parameter!r}; {remedy}")
+    for parameter in needed:
+        if parameter not in setting:
+            raise ValueError(f"{name} needs {parameter}; add it to the grid")
+    time_grid(setting.pop("t_max"), None)
+    if "T" in needed:
+        Exit(T=setting.pop("T"))
+    _split(setting)
+
+
+def _split(setting: Mapping[str, Any]) -> tuple[Problem, dict[str, Any]]:
+    """The problem and the other parameters, all of them checked."""
+    own = {**_OPTIONS, **{name: value for name, value in setting.items() if name in _OPTIONS}}
+    if own["d"] is None:
         raise ValueError("the input dimension is needed; add d to the grid")
-    problem = Problem(**own)
+    for name in ("p", "k", "d", "replicas", "seed"):
+        own[name] = integer(name, own[name], low=0 if name == "seed" else 1)
+    choice("by", own["by"], BY)
+    real("dt", own["dt"], low=0.0, strict=True)
+    return Problem(**{name: value for name, value in setting.items() if name not in _OPTIONS}), own
+
+
+def _runs(setting: Mapping[str, Any], t_max: float, times: list[float], stop: Exit | None) -> list[Solution]:
+    problem, own = _split(setting)
+    p, k, d, replicas, seed, by, dt = (own[name] for name in _OPTIONS)
     start = Overlaps.random(p, k, d, rng=seed, spherical=problem.spherical, replicas=replicas)
     if by == "simulate":
         return [simulate(problem, start, t_max, d=d, rng=seed + 1, times=times, stop=stop)]

@@ -25,7 +25,9 @@ __all__ = [
     "optimal_gamma",
     "phase_retrieval",
     "plateau_start",
+    "reachable",
     "stable",
+    "student_noise_strength",
 ]
 
 UNIT = 1e-6  # accepted distance of P from 1
@@ -101,9 +103,37 @@ def noise_strength(problem: Problem, p: int) -> float:
     return 40.0 - 24.0 / p + 32.0 / p**2 + 4.0 * problem.Delta
 
 
+def student_noise_strength(problem: Problem, p: int) -> float:
+    """C_Q: the noise adds (gamma/p) C_Q/d per unit of t to the mean of Q_jl**2, j != l, while M is small."""
+    g, Delta, s = problem.gamma / p, problem.Delta, 1.0 / p
+    return (
+        (16.0 * Delta + 32.0 + 32.0 * s + 384.0 * s**2)
+        + g * (256.0 - 768.0 * s - 1024.0 * s**2 - 6144.0 * s**3 - 384.0 * Delta * s)
+        + g**2 * (960.0 - 1664.0 * s + 4800.0 * s**2 + 7424.0 * s**3 + 30720.0 * s**4)
+        + g**2 * Delta * (48.0 * Delta + 192.0 + 192.0 * s + 2304.0 * s**2)
+    )
+
+
+def reachable(problem: Problem, p: int, level: float) -> None:
+    """Refuse a level of the risk that label noise never lets the student reach.
+
+    The floor is (gamma/p) Delta/(1 - 6 gamma/p), exactly at p = 1, to first order in Delta otherwise. Beyond
+    gamma/p = 1/6, only p > 1 escapes at all, and this tells nothing.
+    """
+    g = problem.gamma / p
+    floor = g * problem.Delta / (1.0 - 6.0 * g) if 6.0 * g < 1.0 else 0.0
+    if level <= floor:
+        raise ValueError(
+            f"the exit level {level:.3g} of the risk is never reached, label noise leaves {floor:.3g}; "
+            "decrease T or gamma."
+        )
+
+
 def one_teacher(k: int) -> None:
     if integer("k", k) != 1:
-        raise ValueError(f"the escape formulas hold for one teacher unit, k = 1, got k={k}; use escape.by_ode.")
+        raise ValueError(
+            f"the escape formulas hold for one teacher unit, k = 1, got k={k}; use escape.by_ode, or hdsgd.plateau."
+        )
 
 
 def phase_retrieval(problem: Problem) -> None:

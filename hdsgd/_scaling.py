@@ -1,4 +1,4 @@
-"""The phase diagram of width and learning rate: p = p0 d**kappa, gamma = gamma0 d**(-delta)."""
+"""The phase diagram of width, learning rate and batch size as powers of the dimension."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ Array = NDArray[np.float64]
 
 #: by region: what becomes of the training
 OUTCOMES = {
-    "green": "perfect learning, up to a floor ~ d^-(kappa+delta) at finite d",
+    "green": "perfect learning, up to a floor ~ d^-(kappa+delta+mu) at finite d",
     "blue": "plateau, then a floor proportional to Delta",
     "orange": "bad learning: M is frozen",
     "red": "no limit ODE",
 }
+TERMS: dict[str, tuple[str, ...]] = {"green": ("drift",), "blue": ("drift", "noise"), "orange": ("noise",), "red": ()}
 
 
 @dataclass(frozen=True)
@@ -38,30 +39,39 @@ class Scaling:
     kappa, delta : Fraction
         p = p0 d**kappa and gamma = gamma0 d**(-delta).
     p0, gamma0 : float
+    mu : Fraction
+        Batches of n0 d**mu samples; 0 for batches that do not grow with d.
+    n0 : float
     """
 
     kappa: Fraction
     delta: Fraction
     p0: float
     gamma0: float
+    mu: Fraction = Fraction(0)
+    n0: float = 1.0
 
     @property
     def region(self) -> str:
         """``"green"``, ``"blue"``, ``"orange"`` or ``"red"``, decided in rational numbers."""
-        s = self.kappa + self.delta
-        return "green" if s > 0 else "blue" if s == 0 else "orange" if s > Fraction(-1, 2) else "red"
+        if self.step_exponent >= 0:
+            return "red"
+        balance = self.kappa + self.delta + self.mu
+        return "green" if balance > 0 else "blue" if balance == 0 else "orange"
 
     @property
     def step_exponent(self) -> Fraction:
-        """The exponent of d in the time delta_t of a step, in the region's own clock tau = nu delta_t."""
+        """The exponent of d in the time delta_t of a step, in the region's own clock tau = nu delta_t.
+
+        It is that of the larger of drift, d**-(1 + s), and noise, d**-(1 + 2 s + mu), of a step; s = kappa + delta.
+        """
         s = self.kappa + self.delta
-        return max(-(1 + s), -(1 + 2 * s))
+        return max(-(1 + s), -(1 + 2 * s + self.mu))
 
     @property
     def terms(self) -> tuple[str, ...]:
         """What is left in the limit ODE: ``"drift"``, ``"noise"``, both, or nothing."""
-        kept = {"green": ("drift",), "blue": ("drift", "noise"), "orange": ("noise",), "red": ()}
-        return kept[self.region]
+        return TERMS[self.region]
 
     @property
     def outcome(self) -> str:
@@ -71,7 +81,7 @@ class Scaling:
     @property
     def samples_exponent(self) -> Fraction:
         """The exponent of d in the number of samples of a time of order one."""
-        return -self.step_exponent
+        return self.mu - self.step_exponent
 
     def p(self, d: int) -> int:
         """The student width at dimension d, at least 1."""
@@ -80,6 +90,10 @@ class Scaling:
     def gamma(self, d: int) -> float:
         """The learning rate at dimension d."""
         return self.gamma0 * float(integer("d", d) ** -float(self.delta))
+
+    def batch_size(self, d: int) -> int:
+        """The number of samples of a step at dimension d, at least 1."""
+        return max(1, round(self.n0 * float(integer("d", d) ** float(self.mu))))
 
     def step_time(self, d: int) -> float:
         """Time tau of one step at dimension d."""
@@ -90,6 +104,7 @@ class Scaling:
 
         Its time is t = nu*gamma/(p*d); `time` converts tau.
         """
+        options.setdefault("batch_size", self.batch_size(d))
         return Problem(gamma=self.gamma(d), **options)
 
     def time(self, tau: ArrayLike, d: int) -> Any:
@@ -99,7 +114,7 @@ class Scaling:
     def solve(self, state: Overlaps, times: ArrayLike, *, backend: str = "auto", **options: Any) -> tuple[Array, ...]:
         """Solve the limit ODE of the region in its own clock tau.
 
-        dM/dtau = g0 F_M and dQ/dtau = g0 F_Q + g0**2 N, g0 = gamma0/p0, with the drift F in green and blue and the
+        dM/dtau = g0 F_M and dQ/dtau = g0 F_Q + g0**2 N/n0, g0 = gamma0/p0, with the drift F in green and blue and the
         noise N in blue and orange.
 
         Parameters
@@ -126,26 +141,27 @@ class Scaling:
         times = np.asarray(times, dtype=float)
         g0 = self.gamma0 / self.p0
         if self.region == "red":
-            raise ValueError("the red region, kappa + delta <= -1/2, has no ODE: simulate the problem at finite d")
+            raise ValueError("the red region has no ODE, a step moves too far: simulate the problem at finite d")
         if self.region == "orange":
-            return _noise_only(Problem(gamma=1.0, **options), state, g0, times, backend)
-        gamma = g0 * state.p if self.region == "blue" else 0.0
+            return _noise_only(Problem(gamma=1.0, **options), state, g0**2 / self.n0, times, backend)
+        gamma = g0 * state.p / self.n0 if self.region == "blue" else 0.0  # a batch acts as a smaller learning rate
         sol = solve_ode(Problem(gamma=gamma, **options), state, g0 * times[-1], times=g0 * times, backend=backend)
         return sol.Q, sol.M, sol.risk
 
     def __str__(self) -> str:
-        s = self.kappa + self.delta
-        kept = " and ".join(self.terms) or "none"
-        clock = (
-            f"time of a step d^({self.step_exponent}), samples ~ d^({self.samples_exponent}); " if self.terms else ""
-        )
+        balance = "kappa + delta + mu" if self.mu else "kappa + delta"
+        batches = f", mu = {self.mu}" if self.mu else ""
+        clock = f"time of a step d^({self.step_exponent}), samples ~ d^({self.samples_exponent}); "
         return (
-            f"kappa = {self.kappa}, delta = {self.delta}: {self.region} (kappa + delta = {s}), terms kept: {kept}; "
+            f"kappa = {self.kappa}, delta = {self.delta}{batches}: {self.region} "
+            f"({balance} = {self.kappa + self.delta + self.mu}), terms kept: {' and '.join(self.terms) or 'none'}; "
             f"{clock if self.terms else ''}{self.outcome}"
         )
 
 
-def scaling(kappa: object, delta: object, p0: float = 1.0, gamma0: float = 1.0) -> Scaling:
+def scaling(
+    kappa: object, delta: object, p0: float = 1.0, gamma0: float = 1.0, *, mu: object = 0, n0: float = 1.0
+) -> Scaling:
     """The limit of high dimension for p = p0 d**kappa students at the learning rate gamma = gamma0 d**(-delta).
 
     Parameters
@@ -154,6 +170,8 @@ def scaling(kappa: object, delta: object, p0: float = 1.0, gamma0: float = 1.0) 
         Exponents. A text such as ``"3/8"`` and the decimal digits of a float are taken as exact rational numbers.
     p0, gamma0 : float
         Prefactors, > 0.
+    mu, n0 : optional
+        Exponent (>= 0) and prefactor of the batch size n_b = n0 d**mu.
 
     Returns
     -------
@@ -162,11 +180,16 @@ def scaling(kappa: object, delta: object, p0: float = 1.0, gamma0: float = 1.0) 
     Raises
     ------
     ValueError, TypeError
-        What is not a number.
+        What is not a number, or out of range.
 
     Notes
     -----
-    Source: Veiga, Stephan, Loureiro, Krzakala, Zdeborova 2022 (arXiv 2202.00293).
+    With s = kappa + delta, the drift survives where s + mu >= 0 and the noise where s + mu <= 0, provided that a step
+    is short: s > -1 and 1 + 2 s + mu > 0 (otherwise the region is red). The products of different samples of a batch
+    move Q by d**(-2 (1 + s)) per step, which is always less than what is kept.
+
+    Source: Veiga, Stephan, Loureiro, Krzakala, Zdeborova 2022 (arXiv 2202.00293); batches: Arnaboldi et al. 2024
+    (arXiv 2406.02157, whose delta is this delta + 1).
 
     Examples
     --------
@@ -175,9 +198,15 @@ def scaling(kappa: object, delta: object, p0: float = 1.0, gamma0: float = 1.0) 
     >>> slow = scaling(0, "1/4", p0=8, gamma0=8)
     >>> slow.region, slow.terms, slow.samples_exponent
     ('green', ('drift',), Fraction(5, 4))
+    >>> scaling(0, "-1/4", mu="1/4").region  # batches average the noise
+    'blue'
     """
-    p0, gamma0 = (real(name, value, low=0.0, strict=True) for name, value in (("p0", p0), ("gamma0", gamma0)))
-    return Scaling(_rational("kappa", kappa), _rational("delta", delta), p0, gamma0)
+    factors = {"p0": p0, "gamma0": gamma0, "n0": n0}
+    p0, gamma0, n0 = (real(name, value, low=0.0, strict=True) for name, value in factors.items())
+    exponent = _rational("mu", mu)
+    if exponent < 0:
+        raise ValueError(f"mu must be >= 0, batches have at least one sample, got {mu!r}")
+    return Scaling(_rational("kappa", kappa), _rational("delta", delta), p0, gamma0, exponent, n0)
 
 
 def _rational(name: str, value: Any) -> Fraction:
@@ -188,8 +217,8 @@ def _rational(name: str, value: Any) -> Fraction:
     raise ValueError(f"{name} must be a rational number such as 0.25 or '1/4', got {value!r}")
 
 
-def _noise_only(problem: Problem, state: Overlaps, g0: float, times: Array, backend: str) -> tuple[Array, ...]:
-    """Solve dQ/dtau = g0**2 N at fixed M."""
+def _noise_only(problem: Problem, state: Overlaps, factor: float, times: Array, backend: str) -> tuple[Array, ...]:
+    """Solve dQ/dtau = factor N at fixed M."""
     from scipy.integrate import solve_ivp
 
     dynamics = Dynamics(problem, backend)
@@ -202,7 +231,7 @@ def _noise_only(problem: Problem, state: Overlaps, g0: float, times: Array, back
 
     def rate(tau: float, y: Array) -> Array:
         now = at(y)
-        return np.asarray(g0**2 * (now.a[:, None] * now.a * dynamics.noise(now))[upper])
+        return np.asarray(factor * (now.a[:, None] * now.a * dynamics.noise(now))[upper])
 
     found = solve_ivp(rate, (0.0, float(times[-1])), state.Q[upper], "DOP853", t_eval=times, rtol=1e-9, atol=1e-11)
     states = [at(y) for y in found.y.T]

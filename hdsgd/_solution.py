@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +20,7 @@ from ._activation import Activation
 from ._checks import frozen, index, real, restore, same_fields
 from ._overlaps import Overlaps, Weights, nearest
 from ._problem import Problem
+from ._schedule import Schedule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -147,7 +148,7 @@ class Solution:
     Attributes
     ----------
     t : ndarray, shape (n_t,)
-        Times t = nu*gamma/(p*d), increasing.
+        Times t = nu*gamma/(p*d), increasing; equal where times asked of `simulate` are rounded to the same step.
     Q, M, a : ndarray, shapes ([R], n_t, p, p), ([R], n_t, p, k), ([R], n_t, p)
         Overlaps and second layer of the student.
     P, a_star : ndarray, shapes (k, k), (k,)
@@ -173,7 +174,7 @@ class Solution:
     weights : Weights or None
         Weights at the end, from ``simulate(..., method="weights")``.
     stats : mapping
-        Counts, wall time and the like, read-only.
+        Counts, wall time and the like, read-only. Solutions are compared by all values but the wall time.
     versions : mapping
         Of hdsgd, numpy, scipy and Python, read-only.
     p, k : int
@@ -243,12 +244,10 @@ class Solution:
     @property
     def alpha(self) -> Array:
         """Samples per dimension, n_b*steps/d = n_b*t*p/gamma, shape (n_t,); infinite in gradient flow (gamma = 0)."""
-        batch, gamma = self.problem.batch_size, self.problem.gamma
+        batch = self.problem.batch_size
         if self.steps is not None and self.d is not None:
             return batch * self.steps / self.d
-        if gamma == 0.0:
-            return np.where(self.t > 0.0, np.inf, 0.0)
-        return batch * self.t * self.p / gamma
+        return batch * self.p * self.problem.schedule.steps(self.t)
 
     @property
     def message(self) -> str:
@@ -329,7 +328,8 @@ class Solution:
         """Draw the risk and the overlaps against time (needs the extra ``plot``); returns the matplotlib Figure.
 
         Of an ensemble the median and the central 80 % are drawn. A replica that has exited is held at its last stored
-        row; all curves end before the first replica that diverged or failed.
+        row; all curves end before the first replica that diverged or failed. The axis of t is logarithmic where the
+        stored times (without 0) are spaced like that, over more than two decades.
         """
         return _plots.trajectories(self)
 
@@ -372,7 +372,11 @@ class Solution:
         }
 
     def __eq__(self, other: object) -> bool:
-        return same_fields(self, other) if isinstance(other, Solution) else NotImplemented
+        """Equality by value; the wall time is not part of a solution."""
+        if not isinstance(other, Solution):
+            return NotImplemented
+        timeless = (replace(one, stats={**one.stats, "wall_time": None}) for one in (self, other))
+        return same_fields(*timeless)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -423,6 +427,8 @@ def load(path: str | os.PathLike[str]) -> Solution:
         for name in ("activation", "teacher_activation"):
             if problem[name] is not None:
                 problem[name] = Activation(**problem[name])
+        if isinstance(problem["gamma"], Mapping):
+            problem["gamma"] = Schedule(**problem["gamma"])
         weights = None
         if "W" in arrays:
             weights = Weights(arrays["W"], arrays["W_star"], arrays["W_a"], arrays["W_a_star"])

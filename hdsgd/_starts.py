@@ -35,7 +35,7 @@ class Start:
     ----------
     state : Overlaps
     problem : Problem or None
-        That of a saved solution, to go on with it.
+        That of a saved solution, to go on with it; a schedule from its last time on.
     d : int or None
         Its input dimension, where it has one.
     """
@@ -95,7 +95,7 @@ def _saved(source: Path) -> Start:
         state = sol.overlaps(-1)
     except (ValueError, IndexError) as error:
         raise type(error)(f"{str(source)!r} is no start: {error}") from None
-    return Start(state, sol.problem, sol.d)
+    return Start(state, sol.problem.after(sol.t[-1]), sol.d)
 
 
 def _json(source: Path) -> Mapping[str, Any]:
@@ -117,7 +117,8 @@ def _json(source: Path) -> Mapping[str, Any]:
 def _npz(source: Path) -> dict[str, Any] | None:
     """Arrays of an .npz file; None if it is a saved solution."""
     foreign = ValueError(
-        f"{str(source)!r} is not an .npz file of plain arrays; write it with numpy.savez(file, Q=Q, M=M, P=P)."
+        f"{str(source)!r} is not an .npz file of plain arrays, or it is cut off; write it with "
+        "numpy.savez(file, Q=Q, M=M, P=P)."
     )
     if not zipfile.is_zipfile(source):
         raise foreign

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import itertools
 import json
 import math
 import multiprocessing
 import os
 import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,16 @@ from numpy.typing import NDArray
 from ._checks import callback, file_path, integer
 from ._simulate_c import threads
 
-__all__ = ["Sweep", "sweep"]
+__all__ = ["Record", "Sweep", "evaluate", "sweep"]
 
 #: what a point gives: a number or array of each name; "value" where the function returns a bare number or array
 Values: TypeAlias = dict[str, Any]
 
 FORMAT = 1
 ATTEMPTS = 3  # a point whose worker dies this often is recorded as a failure
+# Threads of linear algebra, read when it is loaded: with two of them in each of two processes on two cores, the
+# eigenvalues of a 500 x 500 matrix take ten times longer than with one.
+BLAS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 POLL = 0.05  # seconds between looks at signals
 
 
@@ -117,7 +121,8 @@ def sweep(
     Raises
     ------
     ValueError, TypeError
-        An empty grid, a function that cannot be sent to other processes, or a file of another sweep.
+        An empty grid, one whose axes are not the arguments of the function, a function that cannot be sent to other
+        processes, or a file of another sweep.
 
     Notes
     -----
@@ -141,7 +146,27 @@ def sweep(
     name = f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', repr(function))}"
     places = list(itertools.product(*(range(len(values)) for values in axes.values())))
     points = [{axis: axes[axis][i] for axis, i in zip(axes, place, strict=True)} for place in places]
-    record = None if out is None else _Record(file_path(out, "sweep.jsonl"), name, axes)
+    _takes(function, name, points[0])
+    record = None if out is None else Record(file_path(out, "sweep.jsonl"), _head(name, axes))
+    done, failed = evaluate(function, points, record=record, executor=executor, workers=workers, progress=progress)
+    return Sweep(
+        function=name,
+        grid=MappingProxyType(axes),
+        values=MappingProxyType(_gathered(done, tuple(map(len, axes.values())), places)),
+        failures=MappingProxyType({places[i]: failed[i] for i in sorted(failed)}),
+    )
+
+
+def evaluate(
+    function: Callable[..., Any],
+    points: Sequence[dict[str, Any]],
+    *,
+    record: Record | None,
+    executor: Executor | None,
+    workers: int | None,
+    progress: Callable[[float], None] | None,
+) -> tuple[dict[int, Values], dict[int, str]]:
+    """The values of a function at points, and the errors of those that failed, by number; arguments as of `sweep`."""
     done: dict[int, Values] = {} if record is None else record.read(len(points))
     failed: dict[int, str] = {}
     todo = [i for i in range(len(points)) if i not in done]
@@ -163,13 +188,29 @@ def sweep(
         elif executor is not None:
             _on(executor, function, points, todo, finished)
         else:
-            _on_processes(function, points, todo, finished, integer("workers", workers) if workers else threads())
-    return Sweep(
-        function=name,
-        grid=MappingProxyType(axes),
-        values=MappingProxyType(_gathered(done, tuple(map(len, axes.values())), places)),
-        failures=MappingProxyType({places[i]: failed[i] for i in sorted(failed)}),
-    )
+            count = (
+                integer("workers", workers, low=0, hint="0 runs the points in this process") if workers else threads()
+            )
+            _on_processes(function, points, todo, finished, count)
+    return done, failed
+
+
+def _takes(function: Callable[..., Any], name: str, point: Mapping[str, Any]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some functions in C have none
+        return
+    try:
+        signature.bind(**point)
+    except TypeError as error:
+        raise TypeError(
+            f"the axes of the grid are not the arguments of {name}{signature} ({error}); rename, add or leave out axes"
+        ) from None
+
+
+def _head(function: str, axes: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+    grid = {axis: [_shown(value) for value in values] for axis, values in axes.items()}
+    return {"hdsgd_sweep": FORMAT, "function": function, "grid": grid}
 
 
 def _axes(grid: object) -> dict[str, tuple[Any, ...]]:
@@ -204,8 +245,14 @@ def _on(
     points: Sequence[dict[str, Any]],
     todo: Iterable[int],
     finished: Finished,
+    *,
+    cancel: bool = True,
 ) -> list[int]:
-    """Run points on an executor; return those that were lost because it broke."""
+    """Run points on an executor; return those that were lost because it broke.
+
+    What waits is cancelled when this is interrupted, unless the caller ends the whole executor: Python 3.11 prints a
+    traceback where a process pool breaks that has cancelled futures.
+    """
     places: dict[Future[Values | str], int] = {}
     lost: list[int] = []
     try:
@@ -228,7 +275,7 @@ def _on(
                 lost.append(i)
         lost += [i for i in todo if i not in known]
     finally:
-        for future in places:
+        for future in places if cancel else ():
             future.cancel()
     return lost
 
@@ -268,7 +315,8 @@ def _in_pool(
         min(workers, len(todo)), mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread
     )
     try:
-        lost = _on(pool, function, points, todo, finished)
+        with _inherited(BLAS):
+            lost = _on(pool, function, points, todo, finished, cancel=False)
     except BaseException:  # Ctrl-C does not wait for the points that are running
         for process in set(multiprocessing.active_children()) - others:
             process.terminate()
@@ -278,6 +326,18 @@ def _in_pool(
     return lost
 
 
+@contextlib.contextmanager
+def _inherited(names: Iterable[str]) -> Iterator[None]:
+    """Processes that start now find these variables at 1, unless the user has set them."""
+    missing = [name for name in names if name not in os.environ]
+    os.environ.update(dict.fromkeys(missing, "1"))
+    try:
+        yield
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)
+
+
 def _one_thread() -> None:
     os.environ["HDSGD_THREADS"] = "1"
 
@@ -285,7 +345,7 @@ def _one_thread() -> None:
 def _gathered(done: Mapping[int, Values], shape: tuple[int, ...], places: list[tuple[int, ...]]) -> dict[str, Any]:
     """Arrays over the grid; results whose shapes differ from point to point are kept as objects."""
     found: dict[str, Any] = {}
-    for name in sorted({name for values in done.values() for name in values}):
+    for name in dict.fromkeys(name for i in sorted(done) for name in done[i]):  # in the function's own order
         cells = {i: np.asarray(values[name]) for i, values in done.items() if name in values}
         inner = {cell.shape for cell in cells.values()}
         plain = len(inner) == 1 and all(cell.dtype.kind in "biuf" for cell in cells.values())
@@ -297,17 +357,16 @@ def _gathered(done: Mapping[int, Values], shape: tuple[int, ...], places: list[t
     return found
 
 
-class _Record:
-    """The file of finished points: a head that names the sweep, then one line of JSON for each point."""
+class Record:
+    """The file of finished points: a head that says what is computed, then one line of JSON for each point."""
 
-    def __init__(self, path: Path, function: str, axes: Mapping[str, tuple[Any, ...]]) -> None:
+    def __init__(self, path: Path, head: Mapping[str, Any]) -> None:
         if path.suffix != ".jsonl":
             raise ValueError(f"a sweep is recorded in a .jsonl file, got {path.name!r}; add this ending.")
         if not path.parent.is_dir():
             raise ValueError(f"the folder {str(path.parent)!r} does not exist; create it first.")
         self.path = path
-        grid = {axis: [_shown(value) for value in values] for axis, values in axes.items()}
-        self.head = {"hdsgd_sweep": FORMAT, "function": function, "grid": grid}
+        self.head = head
         self._file: Any = None
 
     def read(self, count: int) -> dict[int, Values]:

@@ -31,3 +31,12 @@ def counted(x, log):
         file.write(f"{x}\n")
     time.sleep(0.01)
     return x / 3.0
+
+
+def threads(x):
+    return {"blas": os.environ.get("OPENBLAS_NUM_THREADS", ""), "own": os.environ.get("HDSGD_THREADS", "")}
+
+
+def slow(x, log):
+    Path(log).touch()
+    time.sleep(60.0)

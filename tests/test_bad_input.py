@@ -42,7 +42,11 @@ BAD = {
     "P of another width": (lambda: Overlaps(I2, np.zeros((2, 3)), I2), r"P must be \(k, k\) = \(3, 3\)"),
     "M as a vector": (lambda: Overlaps([[1.0]], [0.1], [[1.0]]), r"M must have shape \(p, k\)"),
     "Q as a number": (lambda: Overlaps(1.0, 0.1, 1.0), r"Q must have shape \(p, p\)"),
-    "P per replica": (lambda: Overlaps(I2, np.zeros((2, 1)), np.ones((3, 1, 1))), "the teacher is shared"),
+    "P per replica": (lambda: Overlaps(I2, np.zeros((2, 1)), np.ones((3, 1, 1))), "all replicas share the teacher"),
+    "complex P": (lambda: Overlaps([[1.0]], [[0.0]], [[1j]]), r"share the teacher\), got dtype complex128"),
+    "P that is no covariance": (lambda: Overlaps(I2, np.zeros((2, 2)), [[1, 2], [2, 1]]), "check P, or use"),
+    "Q that is no covariance": (lambda: Overlaps([[1, 2], [2, 1]], np.zeros((2, 2)), I2), "check Q, or use"),
+    "M that is too large": (lambda: Overlaps([[1.0]], [[2.0]], [[1.0]]), "check M, or use"),
     "replica axes differ": (lambda: Overlaps(np.ones((2, 1, 1)), np.zeros((3, 1, 1)), [[1.0]]), "leading replica axes"),
     "no replicas": (lambda: Overlaps(np.ones((0, 1, 1)), np.zeros((0, 1, 1)), [[1.0]]), "Q must have shape"),
     "a of another width": (lambda: Overlaps(I2, np.zeros((2, 1)), [[1.0]], a=[1, 1, 1]), "one entry per student unit"),
@@ -151,6 +155,7 @@ BAD = {
     "saving to None": (lambda: path().save(None), "path must be the name of a file, got None"),
     "saving to nothing": (lambda: path().save(""), "an empty one"),
     "loading what is not there": (lambda: hdsgd.load("nowhere.npz"), "no file"),
+    "saving where no file can be": (lambda: path().save("/dev/null/a.npz"), "create it first"),
     "saving as .csv": (lambda: path().save("path.csv"), r"\.npz or \.nc"),
 }
 

@@ -48,6 +48,9 @@ def test_certify(formula):
     text = str(report)
     assert all(one.name in text and str(one.bound) in text for one in report.expectations)
     assert max(map(len, text.splitlines())) <= 120
+    # no footnote on what is not shown
+    assert ("delta: " in text) == any(one.bound.b > 0 for one in report.expectations)
+    assert ("s: largest" in text) == any(one.bound.c > 0 for one in report.expectations)
     assert report.as_dict()["expectations"][0]["name"] == "I2"
 
 

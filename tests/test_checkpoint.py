@@ -81,8 +81,11 @@ def test_an_interrupted_run_goes_on(name, tmp_path, monkeypatch):
         reports.clear()
         try:
             resumed = simulate(*positional, **options, checkpoint=path, progress=interrupt)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as caught:
             assert path.exists()
+            (note,) = caught.__notes__
+            assert note.startswith(f"{path} keeps the run, ")
+            assert note.endswith("% done: the same call goes on with it")
         starts.append(reports[0])
     assert len(starts) > 1
     assert starts[-1] > 0.0  # progress counts what was done before
@@ -103,6 +106,9 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
             simulate(*positional, **options, checkpoint=tmp_path / name)
     with pytest.raises(ValueError, match="does not exist; make it first"):
         simulate(*positional, **options, checkpoint=tmp_path / "missing" / "run")
+    (tmp_path / ".blocked.partial").mkdir()
+    with pytest.raises(ValueError, match=r"blocked' cannot be written \(.+\); choose another file or folder"):
+        simulate(*positional, **options, checkpoint=tmp_path / "blocked")
     with pytest.raises(ValueError, match="checkpoints need the C backend"):
         simulate(*positional, **options, checkpoint=tmp_path / "new", backend="numpy")
     with pytest.raises(TypeError, match="name of a file"):

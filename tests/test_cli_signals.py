@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from hdsgd.cli import _run, main
+
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and pipes as on POSIX")
 
 
@@ -41,6 +43,19 @@ def test_ctrl_c_in_a_run(backend, as_program):
     assert done.stderr.splitlines()[-1] == "hdsgd: interrupted"
     assert "Traceback" not in done.stderr
     assert float(done.stdout) < 4.0
+
+
+def test_ctrl_c_of_a_run_that_is_kept_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(*arguments, **options):
+        error = KeyboardInterrupt()
+        error.add_note("run.checkpoint keeps the run, 50.0% done: the same call goes on with it")
+        raise error
+
+    monkeypatch.setattr(_run, "simulate", interrupted)
+    assert main(["simulate", "-d", "100", "--t-max", "1"]) == 130
+    assert capsys.readouterr().err == (
+        "hdsgd: interrupted\nhdsgd: run.checkpoint keeps the run, 50.0% done: add --resume to go on with it\n"
+    )
 
 
 # What the console script does, under its name, with Ctrl-C at the moment when a module is about to be imported.

@@ -1,11 +1,11 @@
-"""The commands plateau and sweep."""
+"""The commands plateau, phase, fixed-point and sweep."""
 
 import json
 
 import numpy as np
 import pytest
 
-from hdsgd import Problem, plateau
+from hdsgd import Problem, plateau, scaling
 from hdsgd.cli import main
 
 GRID = """
@@ -49,7 +49,9 @@ def test_sweep(tmp_path, capsys):
     size = out.stat().st_size
     assert main(["sweep", str(file), "--out", str(out), "--workers", "0"]) == 0  # from the record
     assert out.stat().st_size == size
-    assert f"{means[0]:.6g}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"{means[0]:.6g}" in shown
+    assert shown.splitlines()[0].split()[-4:] == ["mean", "error", "median", "censored"]
 
 
 def test_sweep_of_a_function_of_ones_own(tmp_path, capsys):
@@ -80,8 +82,58 @@ def test_bad_files(tmp_path, capsys, text, says):
     assert error.count("\n") == 1
 
 
-def test_unknown_parameters_are_failures(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("gama = 0.1", "unknown parameter 'gama'; did you mean 'gamma'?"),
+        ("TT = 0.1", "unknown parameter 'TT'; did you mean 'T'?"),
+        ("Delta = [0.1, -1.0]", "Delta must be finite and >= 0, got -1"),
+        ("dt = 0.0", "dt must be finite and > 0"),
+        ("seed = -1", "seed must be at least 0"),
+        ("teacher_activation = 'erv'", "did you mean 'erf'?"),
+    ],
+)
+def test_a_grid_that_cannot_be_computed_is_refused_before_it_begins(tmp_path, capsys, line, says):
+    file, out = tmp_path / "grid.toml", tmp_path / "grid.jsonl"
+    file.write_text(f"{GRID}{line}\n")
+    assert main(["sweep", str(file), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert f"{file}: " in error
+    assert says in error
+    assert not out.exists()
+
+
+def test_a_sweep_without_what_its_function_needs_is_refused(tmp_path, capsys):
     file = tmp_path / "grid.toml"
-    file.write_text(GRID + "gama = 0.1\n")
-    assert main(["sweep", str(file), "--workers", "0"]) == 1
-    assert "unknown parameter 'gama'" in capsys.readouterr().out
+    file.write_text('function = "exit_time"\n[grid]\nd = 100\nt_max = 1.0\n')
+    assert main(["sweep", str(file)]) == 2
+    assert "exit_time needs T; add it to the grid" in capsys.readouterr().err
+    (tmp_path / "own_points.py").write_text("def ratio(x, y):\n    return x / y\n")
+    file.write_text('function = "own_points:ratio"\n[grid]\nx = [1.0, 2.0]\nz = 1.0\n')
+    assert main(["sweep", str(file), "--workers", "0"]) == 2
+    assert "the axes of the grid are not the arguments of own_points:ratio(x, y)" in capsys.readouterr().err
+    assert main(["sweep", str(file), "--workers", "-1"]) == 2
+
+
+def test_phase(capsys):
+    assert main(["phase", "--delta=-1/4", "--mu", "1/4", "--p0", "8", "--gamma0", "8", "-d", "10000", "--json"]) == 0
+    found, point = json.loads(capsys.readouterr().out), scaling(0, "-1/4", 8, 8, mu="1/4")
+    assert (found["region"], found["terms"], found["step_exponent"]) == ("blue", ["drift", "noise"], "-3/4")
+    assert (found["p"], found["gamma"], found["batch_size"]) == (8, pytest.approx(80.0), 10)
+    assert found["t_of_tau"] == pytest.approx(float(point.time(1.0, 10000)))
+    assert main(["phase", "--delta=-1/2"]) == 0
+    assert "red" in capsys.readouterr().out
+    assert main(["phase", "--delta", "half"]) == 2
+    assert "rational" in capsys.readouterr().err
+
+
+def test_fixed_point(capsys):
+    assert main(["fixed-point", "--floor", "--gamma", "8", "--Delta", "1e-3", "-p", "8", "-k", "4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kind"], found["risk"]) == ("stable", pytest.approx(1.14e-4, rel=1e-3))
+    arguments = ["fixed-point", "--activation", "quadratic", "--gamma", "0.1", "--Delta", "0.1", "--spherical"]
+    assert main([*arguments, "-d", "100", "--relax", "30", "--seed", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kind"], found["risk"]) == ("stable", pytest.approx(0.01 / 0.4))  # gamma Delta/(1 - 6 gamma)
+    assert main(["fixed-point", "--floor", "-p", "2"]) == 2
+    assert "without noise" in capsys.readouterr().err

@@ -137,6 +137,13 @@ def test_documents_are_complete_and_fit(student, teacher, style):
         assert max(map(len, text.splitlines())) < 2 * COLUMNS
 
 
+def test_sentences_name_what_the_formulas_show():
+    lead = r"; $\Omega_{11}$, $\Omega_{12}$, … are their covariances. foursigns("
+    assert lead in document("relu", "relu", "markdown")
+    assert "; C11, C12, … are their covariances.\n" in document("linear", "linear", "text")
+    assert r"\operatorname{erf}{\left(\frac{x}{\sqrt{2}} \right)}" in _bridge.latex("gelu(x)")
+
+
 def test_an_unknown_style_is_refused():
     with pytest.raises(ValueError, match="choose one of text, markdown, latex"):
         document("linear", "linear", "html")

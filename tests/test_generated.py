@@ -141,9 +141,22 @@ def test_a_name_is_known_from_then_on(tmp_path, monkeypatch):
 
 
 def test_nothing_is_written_for_what_does_not_close(tmp_path):
-    with pytest.raises(ValueError, match="6 signs"):
+    with pytest.raises(ValueError, match="product of 6 factors") as caught:
         hdsgd.generate("erf(x)**2", out=tmp_path / "none")
+    assert type(caught.value) is ValueError  # users cannot name the derivations' own
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.needs_cc
+def test_rounding_of_a_steep_activation_is_no_disagreement(tmp_path, monkeypatch):
+    monkeypatch.setenv("HDSGD_CACHE_DIR", str(tmp_path))
+    assert hdsgd.generate("sin(200*x)").backend == "c"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"the folder '.*file.inner' cannot be written \(.+\); choose another"):
+        hdsgd.generate("linear", out=tmp_path / "file" / "inner")
 
 
 @pytest.mark.needs_cc
@@ -154,5 +167,5 @@ def test_a_compiled_kernel_that_disagrees_is_refused(tmp_path, monkeypatch):
     path = report.folder / "pairs.h"
     before, after = path.read_text().split("double I2_ss(", 1)
     path.write_text(f"{before}double I2_ss({after.replace('return ', 'return 1.001*', 1)}")
-    with pytest.raises(hdsgd.CompilerError, match="disagrees with its derivation in risk"):
+    with pytest.raises(hdsgd.CompilerError, match="disagrees with its derivation in the risk"):
         _kernel.Kernel(report.student, report.teacher, "c").library  # noqa: B018 - not the one that was loaded

@@ -47,6 +47,13 @@ def test_frozen_hashable_and_picklable():
         problem.gamma = 1.0
 
 
+@pytest.mark.parametrize(("formula", "reason"), [("sign", "jumps"), ("3", "is constant"), ("pi/2", "is constant")])
+def test_what_only_a_teacher_can_have_is_refused_for_a_student(formula, reason):
+    with pytest.raises(ValueError, match=f"{reason}: .*it can be a teacher"):
+        Problem(formula)
+    assert Problem("erf", formula).student.name == "erf"
+
+
 def test_step_time():
     assert Problem(gamma=0.5).step_time(4, 100) == pytest.approx(0.5 / 400)
 

@@ -55,6 +55,9 @@ def test_shapes_and_times(backend, method):
     dynamics = hdsgd.Dynamics(FREE, "numpy")
     for i in range(3):
         np.testing.assert_allclose(many.risk[:, i], dynamics.risk(many.overlaps(i)), atol=1e-12)
+    close = simulate(FREE, state, 1.0, d=d, rng=0, times=[0.001, 0.002, 0.2], method=method, backend=backend)
+    np.testing.assert_array_equal(close.steps, [0, 0, 12])  # of times at the same step, each keeps its row
+    np.testing.assert_array_equal(close.Q[0], close.Q[1])
 
 
 @pytest.mark.parametrize("backend", [C, "numpy"])

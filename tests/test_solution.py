@@ -187,6 +187,23 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_file_that_cannot_be_written_is_named_without_temporary_names(tmp_path, path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device", str(tmp_path / ".a-1234.npz"))
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(ValueError, match=r"a.npz' cannot be written \(No space left on device\); choose") as caught:
+        path.save(tmp_path / "a.npz")
+    assert "1234" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_solutions_do_not_differ_by_the_time_they_took(path):
+    other = dataclasses.replace(path, stats={**path.stats, "wall_time": 1e6})
+    assert other == path
+    assert dataclasses.replace(path, stats={**path.stats, "nfev": -1}) != path
+
+
 def test_foreign_and_damaged_files_are_refused(tmp_path, path):
     text = tmp_path / "notes.npz"
     text.write_text("these are notes")
@@ -296,6 +313,18 @@ def test_figures(tmp_path, path, ensemble):
     wide.plot().savefig(tmp_path / "wide.png")
     assert not zipfile.is_zipfile(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_times_spaced_geometrically_are_drawn_so():
+    problem, start = Problem("erf"), Overlaps([[1.0]], [[0.1]], [[1.0]])
+    for times, scale in (
+        (np.concatenate(([0.0], np.geomspace(1e-3, 10.0, 30))), "log"),
+        (np.geomspace(0.5, 10.0, 30), "linear"),  # less than two decades
+        (np.linspace(0.0, 10.0, 2001), "linear"),
+        (None, "linear"),
+    ):
+        sol = hdsgd.solve_ode(problem, start, 10.0, times=times)
+        assert {axes.get_xscale() for axes in sol.plot().axes} == {scale}
 
 
 def lines(figure):

@@ -53,6 +53,15 @@ def test_a_point_that_always_kills_is_a_failure():
     assert list(result.failures) == [(1,)]
 
 
+def test_a_worker_has_one_thread(monkeypatch):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    result = sweep(sweep_points.threads, {"x": [1]}, workers=1)
+    assert (result.values["blas"][0], result.values["own"][0]) == ("1", "1")
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
 def test_goes_on_from_its_record(tmp_path):
     out, log = tmp_path / "sweep.jsonl", tmp_path / "log"
     grid = {"x": list(range(6)), "log": [str(log)]}
@@ -88,6 +97,30 @@ def test_killed_and_resumed(tmp_path):
     np.testing.assert_array_equal(result.values["value"][:, 0], np.arange(400) / 3.0)
     assert before < 400
     assert len(log.read_text().split()) <= 401
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT")
+def test_interrupted_processes_end_quietly(tmp_path):
+    log = tmp_path / "log"
+    code = (
+        "import sweep_points, signal, hdsgd\n"
+        "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"    grid = {{'x': list(range(20)), 'log': [{str(log)!r}]}}\n"
+        "    try:\n"
+        "        hdsgd.sweep(sweep_points.slow, grid, workers=2)\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('interrupted')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not log.exists():
+        assert running.poll() is None, running.stderr.read()
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    shown, errors = running.communicate(timeout=60)
+    assert (shown, errors) == (b"interrupted\n", b"")
 
 
 def test_bad_input(tmp_path):

@@ -47,8 +47,12 @@ def main(argv: "Sequence[str] | None" = None) -> int:
             return run(None)
         finally:
             _signals.replace(signal.default_int_handler, signal.SIG_IGN)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         _say(_signals.LINE)
+        for note in getattr(interrupt, "__notes__", ()):
+            from ._remedies import translated
+
+            _say(f"hdsgd: {translated(note)}\n")
         return _signals.CODE
 
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from .. import BackendWarning, CompilerError, __version__
-from . import _derive, _escape, _plateau, _run, _sweep, _system
+from . import _derive, _escape, _figure, _mean_field, _phase, _plateau, _quadratic, _run, _sweep, _system
 from ._remedies import translated
 from ._shell import Parser, say
 
@@ -43,7 +43,7 @@ def parser() -> Parser:
     top = Parser(prog="hdsgd", description=_DESCRIPTION, epilog=_EPILOG)
     top.add_argument("--version", action="version", version=f"hdsgd {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (_escape, _derive, _run, _plateau, _sweep, _system):
+    for module in (_escape, _derive, _run, _plateau, _phase, _quadratic, _mean_field, _figure, _sweep, _system):
         module.add(commands)
     return top
 

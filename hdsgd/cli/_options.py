@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import Exit, Overlaps, Problem
+from .. import Exit, Overlaps, Problem, Schedule
 from .._checks import fits as memory_for
 from .._kernel import BACKENDS
 from .._overlaps import GENERATOR
@@ -70,7 +70,7 @@ class Begin:
 def add_problem(parser: Parser) -> None:
     """Options of `hdsgd.Problem`."""
     known = {field.name: field.default for field in dataclasses.fields(Problem)}
-    group = parser.add_argument_group("problem", "A saved solution as --start brings its own defaults.")
+    group = parser.add_argument_group("problem")
     group.add_argument(
         "--activation",
         metavar="SPEC",
@@ -83,7 +83,11 @@ def add_problem(parser: Parser) -> None:
         help="activation of the teacher (default: the student's)",
     )
     group.add_argument(
-        "--gamma", type=number, help=f"learning rate; 0 is gradient flow in the same t (default: {known['gamma']})"
+        "--gamma",
+        type=learning_rate,
+        metavar="GAMMA|T:GAMMA,...",
+        help="learning rate, 0 is gradient flow in the same t; or a schedule: from each time T on its rate, the first "
+        f"from 0, such as 0:0.1,2:0.05 (default: {known['gamma']})",
     )
     group.add_argument("--Delta", type=number, help=f"variance of the label noise (default: {known['Delta']})")
     group.add_argument(
@@ -113,6 +117,19 @@ def add_problem(parser: Parser) -> None:
     )
 
 
+def learning_rate(text: str) -> float | Schedule:
+    """A number, or times and learning rates as they are printed: 0:0.1,2:0.05."""
+    if ":" not in text:
+        return number(text)
+    pairs = [pair.partition(":") for pair in text.split(",")]
+    try:
+        return Schedule([number(t) for t, _, _ in pairs], [number(value) for _, _, value in pairs])
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no schedule such as 0:0.1,2:0.05, with times that begin at 0 and increase, and rates >= 0"
+        ) from None
+
+
 def add_start(parser: Parser, *, ensemble: bool) -> None:
     """Options of the start; of its replicas, too, for solvers that take them."""
     group = parser.add_argument_group("start")
@@ -120,8 +137,8 @@ def add_start(parser: Parser, *, ensemble: bool) -> None:
         "--start",
         metavar="random|FILE",
         default="random",
-        help="random weights, or Q, M, P from a .json or .npz file, or the last time of a saved solution "
-        "(default: %(default)s)",
+        help="random weights, or Q, M, P from a .json or .npz file, or the last time of a saved solution, which brings "
+        "its problem as the default (default: %(default)s)",
     )
     group.add_argument("-p", type=whole, metavar="N", help="student width (default: that of FILE; random: 1)")
     group.add_argument("-k", type=whole, metavar="N", help="teacher width (default: that of FILE; random: 1)")
@@ -318,7 +335,7 @@ def _random(args: argparse.Namespace, ensemble: bool, rows: Rows) -> Begin:
 
 def _fits_all(problem: Problem, replicas: int, rows: Rows, p: int, k: int, d: int | None) -> None:
     if p >= 1 and k >= 1 and (d is None or d >= 1):  # otherwise it is refused for that
-        fits(replicas, rows(0.0 if d is None else problem.step_time(p, d)), p, k)
+        fits(replicas, rows(0.0 if d is None else min(problem.schedule.values) / (p * d)), p, k)
 
 
 def problem(args: argparse.Namespace, base: Problem | None = None) -> Problem:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from .. import Problem, plateau
+from .. import Problem, escape, plateau
+from .._learning_rate import ROUTES
 from ._options import add_problem, problem
 from ._shell import Commands, command, emit, number, whole
 
@@ -29,6 +30,7 @@ def add(commands: Commands) -> None:
         examples=[
             "hdsgd plateau --activation quadratic --gamma 0.1 --spherical -p 5",
             "hdsgd plateau --activation abs --gamma 0.05 -p 6 -k 3 -d 100000 --exit-T 0.01",
+            "hdsgd plateau --activation quadratic --gamma 0.1 --spherical --learning-rate",
         ],
     )
     add_problem(parser)
@@ -38,6 +40,15 @@ def add(commands: Commands) -> None:
         "-k", type=whole, default=1, metavar="N", help="teacher width, with P = I (default: %(default)s)"
     )
     group.add_argument("-d", type=whole, metavar="N", help="input dimension, for the exit time (default: none)")
+    group.add_argument(
+        "--learning-rate",
+        nargs="?",
+        const="",
+        choices=("", *ROUTES),
+        metavar="ROUTE",
+        help="find the largest learning rate and that of the fewest samples, too: to leading order in log d, or with "
+        f"ROUTE at -d and --exit-T by the exit time {', '.join(ROUTES)} (default: not)",
+    )
     group.add_argument(
         "--exit-T", type=number, metavar="T", help="fraction by which the risk falls, for the exit time (default: none)"
     )
@@ -72,5 +83,19 @@ def _run(args: argparse.Namespace) -> int:
         if chosen.gamma > 0.0:
             document["samples"] = found.samples(args.d, args.exit_T)
             text += f", samples n = {document['samples']:.6g}"
+        try:
+            document["corrected_time"] = found.corrected_time(args.d, args.exit_T)
+            text += f"\n  with the noise of finite d, mean over random starts: t = {document['corrected_time']:.6g}"
+        except ValueError as reason:
+            document["corrected_time"] = None
+            text += f"\n  no corrected time: {reason}"
+    if args.learning_rate is not None:
+        if args.learning_rate and args.d is None:
+            raise ValueError("a route of --learning-rate needs -d and --exit-T")
+        exit_at = {"d": args.d, "T": args.exit_T, "by": args.learning_rate} if args.learning_rate else {}
+        best = escape.learning_rate(chosen, p=args.p, k=args.k, **exit_at)
+        numbers = ("largest", "optimal", "growth", "prefactor", "by", "samples")
+        document["learning_rate"] = {name: getattr(best, name) for name in numbers}
+        text += f"\n{best}"
     emit(args, document, text)
     return 0

@@ -29,7 +29,7 @@ the time t = nu*gamma/(p*d), from one start.
 _SDE = """\
 Paths of the diffusion that the overlaps follow at large finite d, in the time
 t = nu*gamma/(p*d). Its steps do not get shorter as d grows, as those of simulate do,
-which is exact.
+but each costs more: up to d of 1e4 or 1e5 simulate, which is exact, is the faster one.
 """
 
 _SIMULATE = """\
@@ -60,6 +60,7 @@ def add(commands: Commands) -> None:
         [
             "hdsgd solve -p 4 -k 2 -d 1000 --t-max 20 --seed 1",
             "hdsgd solve --activation quadratic --gamma 0.1 --spherical -d 3000 --t-max 5 --exit-T 0.01 --out run.npz",
+            "hdsgd solve --gamma 0:1,50:0.1 --Delta 0.1 -p 2 -d 1000 --t-max 100 --seed 1",
         ],
     )
     add_start(parser, ensemble=False)
@@ -93,6 +94,12 @@ def add(commands: Commands) -> None:
     group = add_solver(parser, solve_sde)
     group.add_argument(
         "--dt", type=number, default=default(solve_sde, "dt"), help="largest time step (default: %(default)s)"
+    )
+    group.add_argument(
+        "--order",
+        choices=("all", "leading"),
+        default=default(solve_sde, "order"),
+        help="leading: the covariance to leading order in gamma/p, cheaper for wide students (default: %(default)s)",
     )
     add_files(parser)
 
@@ -175,6 +182,7 @@ def _sde(args: argparse.Namespace) -> int:
             rng=start.seed,
             times=grid,
             stop=stop(args),
+            order=args.order,
             backend=args.backend,
             progress=report,
         )
@@ -200,8 +208,8 @@ def _simulate(args: argparse.Namespace) -> int:
     grid = times(args)
     checkpoint = _resumed(args)
     start = begin(args, ensemble=True, rows=lambda step: _rows(args, grid, step))
-    unit = start.problem.step_time(start.state.p, start.d or 1)
-    steps = args.t_max / unit * (start.state.replicas or args.replicas or 1) if unit > 0.0 else 0.0
+    steps = float(start.problem.schedule.steps(args.t_max)) * start.state.p * (start.d or 1)
+    steps *= start.state.replicas or args.replicas or 1
     with progress("simulate", max(steps, 1.0), "step") as report:
         sol = simulate(
             start.problem,
@@ -265,11 +273,11 @@ def _finish(args: argparse.Namespace, name: str, start: Begin, sol: Solution) ->
         "files": written,
     }
     rows = [
-        ("problem", _problem(sol)),
+        ("problem", str(sol.problem)),
         ("start", _start(start, sol)),
         ("time", _time(args, sol)),
         ("solver", _solver(sol)),
-        ("final risk", _final_text(sol, final)),
+        ("final risk" if _ends(args, sol) else "last risk", _final_text(sol, final)),
         *([] if exits is None else [("exit time", _exit_text(sol, exits, args.t_max))]),
         ("status", _status(sol)),
         *([("written", ", ".join(map(str, written)))] if written else []),
@@ -278,32 +286,38 @@ def _finish(args: argparse.Namespace, name: str, start: Begin, sol: Solution) ->
     return 1 if np.any(np.asarray(sol.status) == Status.FAILED) else 0
 
 
+def _ends(args: argparse.Namespace, sol: Solution) -> bool:
+    """Whether the last stored time is where the run ended."""
+    asked = times(args)
+    return asked is None or not asked.size or asked[-1] >= args.t_max or bool(np.any(sol.status != Status.COMPLETED))
+
+
 def _mean(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean and its standard error; NaN where there are too few values."""
+    """Mean and its standard error; NaN where there are too few values, or one is NaN."""
     mean = float(values.mean()) if values.size else np.nan
     error = float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else np.nan
     return mean, error
 
 
 def _final(sol: Solution) -> dict[str, Any]:
-    """The last stored time: over the replicas that are still running there."""
+    """The last stored time; no mean where replicas are missing there: those that are left are not like all."""
     if not sol.t.size:
         return {"t": None, "risk": None, "standard_error": None, "runs": 0}
     if sol.replicas is None:
         last = {"t": sol.t[-1], "alpha": sol.alpha[-1], "risk": sol.risk[-1], "standard_error": None, "runs": 1}
         return {**last, "Q": sol.Q[-1], "M": sol.M[-1]}
-    running = sol.risk[:, -1][np.isfinite(sol.risk[:, -1])]
-    mean, error = _mean(running)
-    return {"t": sol.t[-1], "alpha": sol.alpha[-1], "risk": mean, "standard_error": error, "runs": running.size}
+    mean, error = _mean(sol.risk[:, -1])
+    runs = int(np.count_nonzero(np.isfinite(sol.risk[:, -1])))
+    return {"t": sol.t[-1], "alpha": sol.alpha[-1], "risk": mean, "standard_error": error, "runs": runs}
 
 
 def _exits(sol: Solution) -> dict[str, Any] | None:
-    """Statistics of the exit times; the median counts censored runs as later than all others."""
+    """Statistics of the exit times: a mean only if all exited; the median counts censored runs as the latest."""
     if sol.stop is None:
         return None
     every = np.atleast_1d(np.asarray(sol.exit_time, dtype=float))
-    seen = every[np.isfinite(every)]
-    mean, error = _mean(seen)
+    mean, error = _mean(every)
+    exited = int(np.count_nonzero(np.isfinite(every)))
     status = np.atleast_1d(np.asarray(sol.status))
     diverged = int(np.count_nonzero((status == Status.DIVERGED) | (status == Status.FAILED)))
     ranked = np.sort(np.where(np.isfinite(every), every, np.inf))
@@ -312,26 +326,11 @@ def _exits(sol: Solution) -> dict[str, Any] | None:
         "mean": mean,
         "standard_error": error,
         "median": float(middle.mean()),
-        "exited": int(seen.size),
-        "censored": int(every.size - seen.size) - diverged,
+        "exited": exited,
+        "censored": every.size - exited - diverged,
         "diverged": diverged,
         "times": every,
     }
-
-
-def _problem(sol: Solution) -> str:
-    problem = sol.problem
-    pair = str(problem.student)
-    if problem.teacher.formula != problem.student.formula:
-        pair = f"student {pair}, teacher {problem.teacher}"
-    shape = "on the sphere" if problem.spherical else "weights free"
-    extra = {
-        "batches of {}": problem.batch_size if problem.batch_size > 1 else None,
-        "weight decay {:g}": problem.weight_decay or None,
-        "gamma_a/gamma = {:g}": problem.second_layer_ratio or None,
-    }
-    more = "".join(f", {text.format(value)}" for text, value in extra.items() if value is not None)
-    return f"{pair}; gamma = {problem.gamma:g}, Delta = {problem.Delta:g}{more}, {shape}"
 
 
 def _start(start: Begin, sol: Solution) -> str:
@@ -342,7 +341,15 @@ def _start(start: Begin, sol: Solution) -> str:
 
 
 def _time(args: argparse.Namespace, sol: Solution) -> str:
-    return f"t = nu*gamma/(p*d) up to {args.t_max:g}, stored at {sol.t.size} point{'' if sol.t.size == 1 else 's'}"
+    stored = f"t = nu*gamma/(p*d) up to {args.t_max:g}, stored at {sol.t.size} point{'' if sol.t.size == 1 else 's'}"
+    asked = times(args)
+    if asked is None:
+        return stored
+    moved = np.abs(sol.t - asked[: sol.t.size]).max(initial=0.0)
+    gaps = np.diff(asked, prepend=0.0)
+    if not moved > 0.01 * gaps[gaps > 0.0].min(initial=np.inf):
+        return stored
+    return f"{stored}, moved by up to {moved:.2g} to whole steps of SGD"
 
 
 def _solver(sol: Solution) -> str:
@@ -354,22 +361,23 @@ def _solver(sol: Solution) -> str:
 
 
 def _final_text(sol: Solution, final: dict[str, Any]) -> str:
-    if not final["runs"]:
+    if final["runs"] < (sol.replicas or 1):
         return _gone(sol, final)
     at = f"at t = {final['t']:.6g}, alpha = {final['alpha']:.6g}"
     if sol.replicas is None:
         return f"{final['risk']:.6g} {at}"
-    runs = f"mean of the {final['runs']} replicas running there"
-    return f"{final['risk']:.6g}{_plus_minus(final['standard_error'])} {at} ({runs})"
+    return f"{final['risk']:.6g}{_plus_minus(final['standard_error'])} {at} (mean of all {sol.replicas} replicas)"
 
 
 def _gone(sol: Solution, final: dict[str, Any]) -> str:
-    """Why there is no risk at the last stored time."""
+    """Why there is no risk, or no mean of it, at the last stored time."""
     if sol.replicas is None:
         return "not stored: the run ended before the first of the times"
-    exited = int(np.count_nonzero(np.asarray(sol.status) == Status.EXITED))
-    how = "exited" if exited == sol.replicas else "ended" if not exited else "exited or ended"
-    return f"not at t = {final['t']:.6g}: all {sol.replicas} replicas had {how} before"
+    gone = np.asarray(sol.status)[~np.isfinite(sol.risk[:, -1])]
+    exited = np.count_nonzero(gone == Status.EXITED)
+    how = "exited" if exited == gone.size else "ended" if not exited else "exited or ended"
+    who = f"all {sol.replicas}" if gone.size == sol.replicas else f"{gone.size} of {sol.replicas}"
+    return f"no mean at t = {final['t']:.6g}: {who} replicas had {how} before"
 
 
 def _exit_text(sol: Solution, exits: dict[str, Any], t_max: float) -> str:
@@ -381,11 +389,11 @@ def _exit_text(sol: Solution, exits: dict[str, Any], t_max: float) -> str:
     total = len(exits["times"])
     if not exits["exited"]:
         return f"none of the {total} replicas exited: {missing}"
-    mean = f"{exits['mean']:.6g}{_plus_minus(exits['standard_error'])}"
-    median = f", median {exits['median']:.6g}" if np.isfinite(exits["median"]) else ""
+    median = f"median {exits['median']:.6g}" if np.isfinite(exits["median"]) else "no median: over half are missing"
     if missing:
-        return f"{mean} (mean of the {exits['exited']} of {total} replicas that exited; {missing}){median}"
-    return f"{mean} (mean of all {total} replicas){median}"
+        biased = "biased low" if exits["censored"] else "biased"
+        return f"{median}; a mean over the {exits['exited']} of {total} replicas that exited is {biased} ({missing})"
+    return f"{exits['mean']:.6g}{_plus_minus(exits['standard_error'])} (mean of all {total} replicas), {median}"
 
 
 def _status(sol: Solution) -> str:

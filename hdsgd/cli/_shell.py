@@ -50,8 +50,6 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        if sys.version_info >= (3, 14):
-            options.setdefault("suggest_on_error", True)
         super().__init__(allow_abbrev=False, **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -59,9 +57,20 @@ class Parser(argparse.ArgumentParser):
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             known = [option for action in self._actions for option in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
+            given = unknown[0].partition("=")[0]
+            short = given[1:]  # -d, of which --d is not an abbreviation
+            near = [short] if short in known else difflib.get_close_matches(given, known, n=1)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{f'; did you mean {near[0]}?' if near else ''}")
         return found, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuse what is no choice, such as an unknown command, with a guess of what was meant."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            near = difflib.get_close_matches(str(value), list(map(str, action.choices or ())), n=1)
+            guess = f"; did you mean {near[0]}?" if near else ""
+            raise argparse.ArgumentError(action, f"{error.message}{guess}") from None
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """Print help, and let `main` know when nobody reads it: argparse would hide that."""

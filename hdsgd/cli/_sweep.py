@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import sweep
-from .._points import POINTS
+from .._points import POINTS, check
 from ._shell import Commands, command, emit, progress, whole
 
 __all__ = ["add"]
@@ -56,12 +57,16 @@ def add(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    function, grid = _read(Path(args.file))
+    path = Path(args.file)
+    name, grid = _read(path)
+    if name in POINTS:
+        _check(path, name, grid)
+    function = _function(name, path.parent)
     with progress("sweep") as report:
         result = sweep(function, grid, out=args.out, workers=args.workers, progress=report)
     axes = [axis for axis, values in result.grid.items() if len(values) > 1]
     names = list(result.values)
-    rows = [[*axes, *names]]
+    rows = [[*axes, *(names or ["failure"])]]
     document = []
     for place in _places(result.shape):
         point = {axis: result.grid[axis][i] for axis, i in zip(result.grid, place, strict=True)}
@@ -74,7 +79,8 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if result.failures else 0
 
 
-def _read(path: Path) -> tuple[Callable[..., Any], dict[str, Any]]:
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    """The name of the function, and the grid."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -85,7 +91,16 @@ def _read(path: Path) -> tuple[Callable[..., Any], dict[str, Any]]:
     if unknown or not isinstance(document.get("grid"), Mapping) or not isinstance(document.get("function"), str):
         raise ValueError(f"{path} needs the entries function and [grid], and no others; see hdsgd sweep --help")
     grid = {axis: values if isinstance(values, list) else [values] for axis, values in document["grid"].items()}
-    return _function(document["function"], path.parent), grid
+    return document["function"], grid
+
+
+def _check(path: Path, name: str, grid: Mapping[str, list[Any]]) -> None:
+    """Refuse a file with a point that cannot be computed, before all others are."""
+    for values in itertools.product(*grid.values()):
+        try:
+            check(name, dict(zip(grid, values, strict=True)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: {error}") from None
 
 
 def _function(name: str, folder: Path) -> Callable[..., Any]:
@@ -110,10 +125,14 @@ def _places(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 def _cell(value: Any) -> str:
-    return f"{float(value):.6g}" if getattr(value, "ndim", 1) == 0 else str(value)
+    if getattr(value, "ndim", 1):
+        return str(value)
+    return "-" if float(value) != float(value) else f"{float(value):.6g}"
 
 
 def _table(rows: list[list[str]]) -> str:
-    count = max(map(len, rows))
-    widths = [max((len(row[c]) for row in rows if c < len(row) and len(row) == count), default=0) for c in range(count)]
+    """Aligned columns; the error of a point that failed is the last cell of its row, and may reach over several."""
+    count = len(rows[0])
+    aligned = [row if len(row) == count else row[:-1] for row in rows]
+    widths = [max(len(row[c]) for row in aligned if c < len(row)) for c in range(count)]
     return "\n".join("  ".join(cell.ljust(widths[c]) for c, cell in enumerate(row)).rstrip() for row in rows)

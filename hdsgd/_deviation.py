@@ -1,0 +1,100 @@
+"""How far SGD at finite d strays from the ODE."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._checks import integer
+from ._ode import solve_ode
+from ._overlaps import Overlaps
+from ._problem import Problem
+from ._random import RNG
+from ._simulate import simulate
+
+__all__ = ["Deviation", "deviation"]
+
+Array = NDArray[np.float64]
+
+
+class Deviation(NamedTuple):
+    """The largest distance between simulation and ODE along a run.
+
+    Attributes
+    ----------
+    mean, error : float
+        Over the replicas, with its standard error (NaN for a single one).
+    each : tuple of float
+        Of each replica.
+    """
+
+    mean: float
+    error: float
+    each: tuple[float, ...]
+
+
+def deviation(
+    problem: Problem,
+    state: Overlaps,
+    t_max: float,
+    *,
+    d: int,
+    replicas: int = 16,
+    rng: RNG = None,
+    checkpoints: int = 10,
+    against: tuple[Array, Array] | None = None,
+    backend: str = "auto",
+) -> Deviation:
+    """Measure E max_t |Omega_t - Omega_ODE(t)| at finite d, over equal times up to t_max and all entries of Omega.
+
+    Parameters
+    ----------
+    problem : Problem
+    state : Overlaps
+        The start, without a replica axis.
+    t_max : float
+        Last time t = nu*gamma/(p*d).
+    d : int
+        Input dimension of the simulation, exact in law by the chain of the overlaps.
+    replicas : int
+    rng : None, int, SeedSequence or Generator
+    checkpoints : int
+        Times t_max/checkpoints, 2 t_max/checkpoints, ..., t_max, each rounded to a whole number of steps.
+    against : (Q, M), optional
+        Overlaps (checkpoints, p, p) and (checkpoints, p, k) to compare with, such as those of `Scaling.solve`. None:
+        the ODE of the problem, with all terms.
+    backend : {"auto", "c", "numpy"}
+
+    Returns
+    -------
+    Deviation
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `simulate` and `solve_ode`.
+
+    Notes
+    -----
+    Source: Veiga et al. 2022 (arXiv 2202.00293), Theorem 1: at most of order sqrt(delta_t) for a step's time delta_t.
+
+    Examples
+    --------
+    >>> problem = Problem("erf", gamma=2.0)
+    >>> start = Overlaps([[1.0, 0.2], [0.2, 1.0]], [[0.5], [-0.2]], [[1.0]])
+    >>> near, far = (deviation(problem, start, 1.0, d=d, rng=0).mean for d in (10**4, 100))
+    >>> bool(5.0 * near < far)
+    True
+    """
+    checkpoints, replicas = integer("checkpoints", checkpoints), integer("replicas", replicas)
+    times = t_max * np.arange(1, checkpoints + 1) / checkpoints
+    runs = simulate(problem, state, t_max, d=d, replicas=replicas, rng=rng, times=times, backend=backend)
+    if against is None:
+        ode = solve_ode(problem, state, max(t_max, runs.t[-1]), times=runs.t, backend=backend)
+        against = ode.Q, ode.M
+    Q, M = against
+    each = np.maximum(np.abs(runs.Q - Q).max(axis=(1, 2, 3)), np.abs(runs.M - M).max(axis=(1, 2, 3)))
+    error = each.std(ddof=1) / np.sqrt(replicas) if replicas > 1 else np.nan
+    return Deviation(float(each.mean()), float(error), tuple(each.tolist()))
