@@ -1,11 +1,16 @@
 """Reference data shared by the tests."""
 
 import json
+import os
 import signal
 from pathlib import Path
 
-import numpy as np
-import pytest
+# Before numpy: threads that spin beside the tests' other processes only get in their way.
+for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started by a shell in the background: Ctrl-C is under test
     signal.signal(signal.SIGINT, signal.default_int_handler)
