@@ -67,6 +67,8 @@ class EscapeStudy:
         Of the study "gamma" only: the formulas at more values of ``gamma``, named as in ``points``.
     optima : dict
         Of the study "gamma" only: gamma of the fewest samples, by the ``linear`` rates and by the ``corrected`` time.
+    remark : str
+        Why an optimum is missing.
     failures : tuple of str
         Points that could not be computed.
     versions : dict
@@ -78,6 +80,7 @@ class EscapeStudy:
     exit_times: dict[str, Array]
     curves: dict[str, Array]
     optima: dict[str, float]
+    remark: str
     failures: tuple[str, ...]
     versions: dict[str, str] = field(default_factory=lambda: dict(versions()))
 
@@ -112,6 +115,8 @@ class EscapeStudy:
                 )
         if self.optima:
             lines.append("fewest samples: " + ", ".join(f"gamma = {g:.5g} ({by})" for by, g in self.optima.items()))
+        if self.remark:
+            lines.append(self.remark)
         lines.append("plain, full: the corrected times of finite d.  t = nu*gamma/(p*d), samples n = t p d/gamma.")
         return "\n".join([*lines, *self.failures])
 
@@ -122,6 +127,7 @@ class EscapeStudy:
             "settings": self.settings,
             **{key: {name: values.tolist() for name, values in getattr(self, key).items()} for key in ARRAYS},
             "optima": self.optima,
+            "remark": self.remark,
             "failures": list(self.failures),
             "versions": self.versions,
         }
@@ -254,21 +260,31 @@ def escape_study(
     order = np.lexsort([axes["rate"], axes["d"], axes["p"]])
     axes = {name: values[order] for name, values in axes.items()}
     points = _points(axes, {name: np.ravel(values)[order] for name, values in result.values.items()})
-    optima, curves = {}, {}
+    optima, curves, remark = {}, {}, ""
     if study == "gamma":
         fine = np.geomspace(SHARES[index][0], SHARES[index][-1], FINE[index]) * max_gamma(silent, widths[0])
         own = {"p": np.full(fine.size, widths[0]), "d": np.full(fine.size, dimensions[0]), "rate": fine / widths[0]}
         each = [formulas(replace(silent, gamma=gamma), widths[0], dimensions[0], T) for gamma in fine]
         every = _points(own, {name: np.array([one[name] for one in each]) for name in FORMULAS})
         curves = {name: every[name] for name in ("gamma", "samples_per_t", *FORMULAS)}
-        best = learning_rate(silent, p=widths[0], d=dimensions[0], T=T, by="corrected")
-        optima = {"linear": optimal_gamma(silent, p=widths[0]), "corrected": best.optimal}
+        optima = {"linear": optimal_gamma(silent, p=widths[0])}
+        try:
+            optima["corrected"] = learning_rate(silent, p=widths[0], d=dimensions[0], T=T, by="corrected").optimal
+        except ValueError as reason:
+            remark = str(reason)
     failures = tuple(
         f"p = {grid['p'][place[0]]}, d = {grid['d'][place[1]]}, gamma/p = {rates[place[2]]:g}: {message}"
         for place, message in result.failures.items()
     )
     return EscapeStudy(
-        study=study, settings=settings, points=points, exit_times={}, curves=curves, optima=optima, failures=failures
+        study=study,
+        settings=settings,
+        points=points,
+        exit_times={},
+        curves=curves,
+        optima=optima,
+        remark=remark,
+        failures=failures,
     )
 
 
@@ -299,6 +315,7 @@ def _distribution(
         exit_times=exits,
         curves={},
         optima={},
+        remark="",
         failures=tuple(f"{list(ROUTES.values())[place[0]]}: {text}" for place, text in result.failures.items()),
     )
 

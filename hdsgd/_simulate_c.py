@@ -221,6 +221,7 @@ def _share(setup: Setup, simulator: Simulator, arguments: _Run, flags: _Flags, s
     To save, the threads write their replicas' states back and begin anew.
     """
     total = max(1, setup.replicas * setup.n_steps)
+    kept = 0.0 if save is None or not save.checkpoint.path.exists() else int(flags.progress[0]) / total
     with ThreadPoolExecutor(threads(), thread_name_prefix="hdsgd") as pool:
         while True:
             flags.queue[0] = flags.cancel[0] = 0
@@ -239,13 +240,16 @@ def _share(setup: Setup, simulator: Simulator, arguments: _Run, flags: _Flags, s
                     flags.cancel[0] = _ABANDON
                 elif save is not None and not any(worker.result() in _LOST for worker in workers):
                     save()
-                    kept, done = save.checkpoint.path, int(flags.progress[0]) / total
-                    error.add_note(f"{kept} keeps the run, {done:.1%} done: the same call goes on with it")
+                    kept = int(flags.progress[0]) / total
+                if save is not None and kept:
+                    path = save.checkpoint.path
+                    error.add_note(f"{path} keeps the run, {kept:.1%} done: the same call goes on with it")
                 raise
             results = {worker.result() for worker in workers}
             if _NO_MEMORY in results:
                 raise MemoryError("no memory for the work space of one replica")
             if save is not None:
                 save()
+                kept = int(flags.progress[0]) / total
             if _PAUSED not in results or not flags.cancel[0]:
                 return

@@ -95,7 +95,7 @@ def _gamma(axes: Axes, study: Any, chosen: Any) -> None:
         n = curves[name] * curves["samples_per_t"]
         axes.plot(curves["gamma"], n, color=colour, linestyle=style, linewidth=1.5, label=label)
     _simulated(axes, study.points, "gamma", study.points["samples_per_t"])
-    for (by, gamma), (colour, style) in zip(study.optima.items(), ((COLOURS[1], ":"), (COLOURS[0], ":")), strict=True):
+    for (by, gamma), (colour, style) in zip(study.optima.items(), ((COLOURS[1], ":"), (COLOURS[0], ":")), strict=False):
         label = rf"$\gamma_{{\rm opt}}={gamma:.3g}$ ({by})"
         axes.axvline(gamma, color=colour, linestyle=style, linewidth=1.2, label=label)
     axes.set_yscale("log")

@@ -83,7 +83,7 @@ def test_an_interrupted_run_goes_on(name, tmp_path, monkeypatch):
             resumed = simulate(*positional, **options, checkpoint=path, progress=interrupt)
         except KeyboardInterrupt as caught:
             assert path.exists()
-            (note,) = caught.__notes__
+            (note,) = caught.__notes__  # also where the last steps were given up
             assert note.startswith(f"{path} keeps the run, ")
             assert note.endswith("% done: the same call goes on with it")
         starts.append(reports[0])

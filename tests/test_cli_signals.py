@@ -51,7 +51,7 @@ def test_ctrl_c_of_a_run_that_is_kept_says_how_to_go_on(monkeypatch, capsys):
         error.add_note("run.checkpoint keeps the run, 50.0% done: the same call goes on with it")
         raise error
 
-    monkeypatch.setattr(_run, "simulate", interrupted)
+    monkeypatch.setattr(_run, "begin", interrupted)
     assert main(["simulate", "-d", "100", "--t-max", "1"]) == 130
     assert capsys.readouterr().err == (
         "hdsgd: interrupted\nhdsgd: run.checkpoint keeps the run, 50.0% done: add --resume to go on with it\n"

@@ -314,8 +314,9 @@ def test_the_numpy_chain_is_the_recursion_it_claims_to_be():
 
     chunk = object.__new__(_chain_numpy._Chunk)
     fixed = {"p": p, "k": k, "d": d, "kernel": kernel, "noise": np.sqrt(problem.Delta), "a_star": state.a_star}
-    fixed |= {"rate": problem.step_time(p, d), "spherical": False, "batch": 1, "decay": 0.0, "ratio": 0.0}
+    fixed |= {"spherical": False, "batch": 1, "decay": 0.0, "ratio": 0.0}
     chunk.setup = type("Setup", (), fixed)
     chunk.who, chunk.a, chunk.Omega = np.arange(1), np.ones((p, 1)), state.Omega[:, :, None].copy()
-    chunk._step(np.append(g, z)[None, :, None], np.array([[[np.sqrt(outside @ outside)]]]))
+    last = np.array([[[np.sqrt(outside @ outside)]]])
+    chunk._step(np.append(g, z)[None, :, None], last, problem.step_time(p, d))
     np.testing.assert_allclose(chunk.Omega[:, :, 0], expected.Omega, rtol=0, atol=1e-13)

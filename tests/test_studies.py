@@ -71,6 +71,18 @@ def test_gamma_has_its_optimum():
     assert "fewest samples: gamma" in found.table()
 
 
+def test_gamma_without_an_optimum_of_the_corrected_time(monkeypatch):
+    def nowhere(*arguments, **options):
+        raise ValueError("the corrected exit time gives no optimum")
+
+    monkeypatch.setattr("hdsgd._escape_study.learning_rate", nowhere)
+    found = study("gamma", quick=True, replicas=2)
+    assert list(found.optima) == ["linear"]
+    assert "gives no optimum" in found.table()
+    if importlib.util.find_spec("matplotlib"):
+        assert found.figure().axes
+
+
 def test_distribution_by_route():
     found = study("distribution", d=1000, replicas=200)
     assert {name: values.size for name, values in found.exit_times.items()} == {
@@ -92,9 +104,9 @@ def test_files_and_picture(name, tmp_path):
     written = found.save(tmp_path / "out")
     endings = [".npz", ".txt"] + ([".png"] if importlib.util.find_spec("matplotlib") else [])
     assert [path.suffix for path in written] == endings
-    arrays = np.load(tmp_path / "out.npz")
-    np.testing.assert_array_equal(arrays["mean"], found.points["mean"])
-    assert json.loads(str(arrays["hdsgd"]))["study"] == name
+    with np.load(tmp_path / "out.npz") as arrays:
+        np.testing.assert_array_equal(arrays["mean"], found.points["mean"])
+        assert json.loads(str(arrays["hdsgd"]))["study"] == name
     assert (tmp_path / "out.txt").read_text(encoding="utf-8").rstrip() == found.table()
     assert all(path.stat().st_size > 5000 for path in written if path.suffix == ".png")
     assert max(map(len, found.table().splitlines())) <= 120

@@ -26,6 +26,8 @@ a crash or Ctrl-C, and it goes on where it stopped.
 """
 
 _NOTES = """\
+Full versions take minutes of a core each; A2, with 50 runs at p = 500, about an hour.
+
 exit code: 1 when a figure could not be made; a claim that differs is in the table.
 """
 
