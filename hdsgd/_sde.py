@@ -144,8 +144,9 @@ def solve_sde(
     seed = master_seed(rng)
     dyn = Dynamics(problem, backend)
     plan = Plan.of(problem, dyn, start, grid, t_max, step, d=d, stop=stop, order=order, seed=seed, progress=progress)
+    library = _sde_c.load(plan) if dyn.backend == "c" else None  # which may take seconds the first time
     began = time.perf_counter()
-    run = _sde_c.run(plan) if dyn.backend == "c" else _sde_numpy.run(plan)
+    run = _sde_numpy.run(plan) if library is None else _sde_c.run(plan, library)
     wall_time = time.perf_counter() - began
     pick = 0 if single else slice(None)
     if single:  # a path that ended has no rows of NaN to keep a shape that nobody else needs

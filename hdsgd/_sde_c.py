@@ -16,7 +16,7 @@ from ._random import SDE, words
 from ._sde_plan import GREW, Paths, Plan
 from ._simulate_c import threads
 
-__all__ = ["run"]
+__all__ = ["load", "run"]
 
 _POLL = 0.05  # seconds between looks at signals and progress while C runs
 _RANK = 1e-10  # eigenvalues of P below this times the largest are rounding
@@ -46,10 +46,15 @@ def _source(plan: Plan) -> str:
     return "\n".join((kernel.pointwise_c, kernel.fields_c, *written))
 
 
-def run(plan: Plan) -> Paths:
-    """Run all replicas."""
+def load(plan: Plan) -> Any:
+    """The compiled loop of this kernel and route."""
     library = _compiler.load(_source(plan))
     library.hdsgd_paths.argtypes, library.hdsgd_paths.restype = (ctypes.POINTER(_Run),), ctypes.c_int
+    return library
+
+
+def run(plan: Plan, library: Any) -> Paths:
+    """Run all replicas."""
     paths, problem, start, stop = Paths(plan), plan.problem, plan.start, plan.stop
     held: list[NDArray[Any]] = []  # arrays that C points into
 

@@ -58,6 +58,17 @@ class Sweep:
     values: Mapping[str, NDArray[Any]]
     failures: Mapping[tuple[int, ...], str]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Plain dicts, since read-only views of them cannot be pickled."""
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Restore the read-only views and arrays."""
+        for values in state["values"].values():
+            values.setflags(write=False)
+        for name, value in state.items():
+            object.__setattr__(self, name, MappingProxyType(value) if isinstance(value, dict) else value)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the grid."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -155,3 +156,13 @@ def test_dask_gives_the_same(tmp_path):
     (tmp_path / "died").touch()
     local = sweep(sweep_points.deadly, grid, workers=2)
     np.testing.assert_array_equal(result.values["value"], local.values["value"])
+
+
+def test_a_sweep_can_be_pickled():
+    found = sweep(sweep_points.product, GRID, workers=0)
+    again = pickle.loads(pickle.dumps(found))
+    assert (again.grid, again.failures) == (found.grid, found.failures)
+    np.testing.assert_array_equal(again.values["value"], found.values["value"])
+    assert not again.values["value"].flags.writeable
+    with pytest.raises(TypeError):
+        again.values["value"] = 0
