@@ -103,19 +103,14 @@ def test_every_option_says_its_default(name):
         assert "default:" in (action.help or "") or "needed" in action.help, action.option_strings
 
 
-def needs_cc(line):
-    """Whether only compiled loops do it, or do it within seconds."""
-    return "--checkpoint" in line or "--activation abs" in line or "--study" in line
+def marks(line):
+    """What takes numpy more than seconds, or any machine minutes."""
+    compiled = ("--checkpoint", "--activation abs", "--study", "hdsgd figure", "mean-field")
+    found = [pytest.mark.needs_cc] if any(part in line for part in compiled) else []
+    return found + ([pytest.mark.slow] if "--all" in line else [])
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        pytest.param(line, marks=[pytest.mark.needs_cc] if needs_cc(line) else [])
-        for name in COMMANDS
-        for line in examples(name)
-    ],
-)
+@pytest.mark.parametrize("line", [pytest.param(x, marks=marks(x)) for name in COMMANDS for x in examples(name)])
 def test_examples_run(line, capsys):
     arguments = shlex.split(line)[1:]
     if arguments[0] == "sweep":  # its file is the example in the description
