@@ -207,12 +207,15 @@ class QuadraticNetwork:
         """
         self._fits(state)
         self._wide("S exists")
+        self._full_rank(state.M, "M")
+        self._full_rank(state.Q, "Q")
         T = state.M.T @ np.linalg.solve(state.Q, state.M)
         return np.asarray(np.exp(8.0 * real("t", t) / self.k) * (np.linalg.inv(T) - np.eye(self.k)))
 
     def polar(self, state: Overlaps) -> Array:
         """Polar factor U = M(MᵀM)^(−1/2), shape (p, k); conserved for any γ and Δ if Q(0) ∝ I."""
         self._fits(state)
+        self._full_rank(state.M, "M")
         left, _, right = np.linalg.svd(state.M, full_matrices=False)
         return np.asarray(left @ right)
 
@@ -276,10 +279,17 @@ class QuadraticNetwork:
         if self.p < self.k:
             raise ValueError(f"{what} only for p >= k, got p = {self.p} and k = {self.k}; take a wider student.")
 
+    @staticmethod
+    def _full_rank(x: Array, name: str) -> None:
+        if np.linalg.matrix_rank(x) < min(x.shape):
+            raise ValueError(f"{name} has not full rank here, which the law needs; start from generic weights.")
+
     def _fits(self, state: Overlaps) -> None:
         if not isinstance(state, Overlaps):
             raise TypeError(f"state must be an hdsgd.Overlaps, got {type(state).__name__}; pass Overlaps(Q, M, P).")
         if state.M.shape != (self.p, self.k):
             raise ValueError(f"state must have M of shape {(self.p, self.k)} here, got {state.M.shape}.")
+        if np.any(state.a != 1.0) or np.any(state.a_star != 1.0):
+            raise ValueError("these laws are for second layers of ones; leave out a and a_star.")
         if not np.array_equal(state.P, np.eye(self.k)):
             raise ValueError("these laws are for teachers with P = I; draw the start with orthogonal_teacher=True.")

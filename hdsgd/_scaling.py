@@ -122,9 +122,9 @@ class Scaling:
         state : Overlaps
             The start, of the width p to solve at.
         times : array_like, shape (n_t,)
-            Increasing times tau.
+            Increasing times tau >= 0.
         **options
-            Of `hdsgd.Problem`, such as ``activation`` and ``Delta``.
+            Of `hdsgd.Problem`, such as ``activation`` and ``Delta``; batches are ``n0`` of the scaling.
 
         Returns
         -------
@@ -136,16 +136,25 @@ class Scaling:
         Raises
         ------
         ValueError
-            In the red region, which has no ODE.
+            In the red region, which has no ODE; for a batch size; or where the solution diverges before the last time.
         """
         times = np.asarray(times, dtype=float)
+        if times.ndim != 1 or not times.size or not np.all(np.isfinite(times)):
+            raise ValueError("times must be a list of finite times tau, as in [0.0, 1.0, 10.0].")
+        if np.any(np.diff(times) <= 0.0) or times[0] < 0.0 or times[-1] == 0.0:
+            raise ValueError("times must increase from 0 or later to a last one above 0.")
+        if "batch_size" in options:
+            raise ValueError("in the limit a batch is part of the scaling: leave out batch_size, pass scaling(..., n0=).")
         g0 = self.gamma0 / self.p0
         if self.region == "red":
             raise ValueError("the red region has no ODE, a step moves too far: simulate the problem at finite d")
         if self.region == "orange":
+            if options.get("spherical"):
+                raise ValueError("noise alone moves the weights off the sphere: there is no orange ODE on it.")
             return _noise_only(Problem(gamma=1.0, **options), state, g0**2 / self.n0, times, backend)
         gamma = g0 * state.p / self.n0 if self.region == "blue" else 0.0  # a batch acts as a smaller learning rate
         sol = solve_ode(Problem(gamma=gamma, **options), state, g0 * times[-1], times=g0 * times, backend=backend)
+        _complete(len(sol.t), times)
         return sol.Q, sol.M, sol.risk
 
     def __str__(self) -> str:
@@ -217,6 +226,11 @@ def _rational(name: str, value: Any) -> Fraction:
     raise ValueError(f"{name} must be a rational number such as 0.25 or '1/4', got {value!r}")
 
 
+def _complete(found: int, times: Array) -> None:
+    if found < times.size:
+        raise ValueError(f"the solution diverges before tau = {times[found]:g}; ask for earlier times.")
+
+
 def _noise_only(problem: Problem, state: Overlaps, factor: float, times: Array, backend: str) -> tuple[Array, ...]:
     """Solve dQ/dtau = factor N at fixed M."""
     from scipy.integrate import solve_ivp
@@ -234,6 +248,7 @@ def _noise_only(problem: Problem, state: Overlaps, factor: float, times: Array, 
         return np.asarray(factor * (now.a[:, None] * now.a * dynamics.noise(now))[upper])
 
     found = solve_ivp(rate, (0.0, float(times[-1])), state.Q[upper], "DOP853", t_eval=times, rtol=1e-9, atol=1e-11)
+    _complete(len(found.t), times)
     states = [at(y) for y in found.y.T]
     M = np.broadcast_to(state.M, (len(states), *state.M.shape))
     return np.array([s.Q for s in states]), M, np.array([dynamics.risk(s) for s in states])

@@ -11,7 +11,8 @@ import math
 import multiprocessing
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,7 +193,7 @@ def evaluate(
         if progress is not None:
             progress((len(done) + len(failed)) / len(points))
 
-    with contextlib.closing(record) if record is not None else contextlib.nullcontext():
+    with contextlib.nullcontext() if record is None else _closing(record, done, len(points)):
         if executor is None and (workers == 0 or not todo):
             for i in todo:
                 finished(i, _outcome(function, points[i]))
@@ -204,6 +205,18 @@ def evaluate(
             )
             _on_processes(function, points, todo, finished, count)
     return done, failed
+
+
+@contextlib.contextmanager
+def _closing(record: Record, done: Sized, count: int) -> Iterator[None]:
+    """Close the record in the end; an interrupt says what it keeps."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.add_note(f"{record.path} keeps {len(done)} of {count} points: the same call goes on with them")
+        raise
+    finally:
+        record.close()
 
 
 def _takes(function: Callable[..., Any], name: str, point: Mapping[str, Any]) -> None:
@@ -323,7 +336,7 @@ def _in_pool(
 ) -> list[int]:
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
-        min(workers, len(todo)), mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread
+        min(workers, len(todo)), mp_context=multiprocessing.get_context("spawn"), initializer=_in_worker
     )
     try:
         with _inherited(BLAS):
@@ -349,8 +362,17 @@ def _inherited(names: Iterable[str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _one_thread() -> None:
+def _in_worker() -> None:
     os.environ["HDSGD_THREADS"] = "1"
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """Die with the parent: a worker of one that was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _gathered(done: Mapping[int, Values], shape: tuple[int, ...], places: list[tuple[int, ...]]) -> dict[str, Any]:
@@ -394,7 +416,8 @@ class Record:
                 cut_off = entry is None and json.dumps(self.head).encode().startswith(line)
                 if number == 0 and entry != json.loads(json.dumps(self.head)) and not cut_off:
                     raise ValueError(
-                        f"{str(self.path)!r} is the record of another sweep; choose another file, or delete it."
+                        f"{str(self.path)!r} is the record of another sweep, of another study or of other settings; "
+                        "choose another file, or delete it."
                     )
                 if not isinstance(entry, dict):
                     break

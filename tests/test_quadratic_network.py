@@ -213,3 +213,12 @@ def test_command(capsys):
 def test_refusals(what, says):
     with pytest.raises((ValueError, TypeError), match=says):
         what()
+
+
+def test_laws_refuse_other_second_layers_and_singular_overlaps():
+    network = QuadraticNetwork(3, 2)
+    start = network.orthogonal_start(50, rng=0)
+    with pytest.raises(ValueError, match="second layers of ones"):
+        network.conserved(Overlaps(start.Q, start.M, start.P, [1.0, 2.0, 0.5]), 0.0)
+    with pytest.raises(ValueError, match="full rank"):
+        network.end_point(Overlaps(start.Q, 0.0 * start.M, start.P))

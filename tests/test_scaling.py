@@ -172,3 +172,19 @@ def test_bad_input():
         scaling(0, -1).solve(informed_start(), [0.0, 1.0], activation="erf")
     with pytest.raises(ValueError, match="p0"):
         scaling(0, 0, p0=0.0)
+
+
+@pytest.mark.parametrize("delta", [0, "-3/8"])
+def test_a_limit_that_diverges_says_so(delta):
+    start = Overlaps(9.0 * np.eye(3), 0.3 * np.ones((3, 2)), np.eye(2))
+    with pytest.raises(ValueError, match="diverges"):
+        scaling(0, delta).solve(start, [0.0, 1.0, 50.0], activation="quadratic", Delta=0.1)
+
+
+@pytest.mark.parametrize(
+    ("times", "options", "words"),
+    [([], {}, "finite times"), ([0.0], {}, "above 0"), ([1.0], {"batch_size": 4}, "n0"), ([2.0, 1.0], {}, "increase")],
+)
+def test_what_a_limit_cannot_take(times, options, words):
+    with pytest.raises(ValueError, match=words):
+        scaling(0, "-1/4", 8, 8).solve(informed_start(), times, activation="erf", **options)
