@@ -77,6 +77,8 @@ class MeanField:
                 raise ValueError(f"{name} must have shape {(p,)} to go with M of shape {m.shape}, got {value.shape}.")
         if rest.min() < 0.0:
             raise ValueError(f"q must not be negative, got {rest.min():.3g}; it is the diagonal of Q - M P^-1 M^T.")
+        if not np.any(teacher.P):
+            raise ValueError("P is zero: there is no teacher to learn from; pass one with weights.")
         values = {"M": m, "q": rest, "P": teacher.P, "a": second, "a_star": teacher.a_star}
         for name, value in values.items():
             object.__setattr__(self, name, frozen(value))

@@ -179,3 +179,8 @@ def test_command(tmp_path, capsys):
 def test_refusals(what, says):
     with pytest.raises((ValueError, TypeError), match=says):
         what(without_cross_terms(4, 2))
+
+
+def test_a_teacher_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="no teacher"):
+        MeanField(np.zeros((3, 1)), np.ones(3), [[0.0]])

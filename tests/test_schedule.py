@@ -28,6 +28,11 @@ def same(one, other):
 def test_values_by_time():
     schedule = Schedule(np.array([0, 2, 3]), [1, 0.5, 0])
     assert (schedule.times, schedule.values) == ((0.0, 2.0, 3.0), (1.0, 0.5, 0.0))
+    np.testing.assert_array_equal(schedule([[0.0, 1.9], [2.0, 7.0]]), [[1.0, 1.0], [0.5, 0.0]])
+    assert isinstance(schedule(2), float)
+    for before in (-1.0, [0.0, -1e-9], np.nan):
+        with pytest.raises(ValueError, match="begins at t = 0"):
+            schedule(before)
     assert [schedule(t) for t in (0.0, 1.999, 2.0, 2.5, 3.0, 100.0)] == [1.0, 1.0, 0.5, 0.5, 0.0, 0.0]
     assert str(schedule) == "0:1,2:0.5,3:0"
     assert f"{schedule:.2f}" == "0:1.00,2:0.50,3:0.00"
@@ -294,3 +299,16 @@ def test_on_the_command_line(tmp_path, capsys):
         assert "argument --gamma" in capsys.readouterr().err
     assert main(["plateau", "--activation", "x**2", "--gamma", "0:0.1,1:0.05"]) == 2
     assert "give a number to --gamma" in capsys.readouterr().err
+
+
+@pytest.mark.needs_cc
+@pytest.mark.parametrize("method", ["overlaps", "weights"])
+def test_the_second_layer_follows_the_schedule(method):
+    problem = dataclasses.replace(CONSTANT, gamma=Schedule([0.0, 0.3], [0.1, 2.0]), second_layer_ratio=2.0)
+    options = {"d": 40, "times": [0.6]}
+    compiled = simulate(problem, START, 0.6, rng=1, replicas=4000, method=method, **options).a[:, 0]
+    numpy = simulate(problem, START, 0.6, rng=2, replicas=1000, backend="numpy", **options).a[:, 0]
+    error = np.hypot(compiled.std(0) / np.sqrt(4000), numpy.std(0) / np.sqrt(1000))
+    assert np.all(np.abs(compiled.mean(0) - numpy.mean(0)) < 4.5 * error)
+    kept = simulate(problem.at(0.0), START, 0.6, rng=3, replicas=200, **options).a[:, 0]  # a rate that stayed
+    assert compiled.std(0).min() > 2.0 * kept.std(0).max()  # its fluctuations are smaller
