@@ -74,7 +74,7 @@ def deviation(
     Raises
     ------
     ValueError, TypeError
-        As `simulate` and `solve_ode`.
+        As `simulate` and `solve_ode`, or `against` of another shape.
 
     Notes
     -----
@@ -92,9 +92,15 @@ def deviation(
     times = t_max * np.arange(1, checkpoints + 1) / checkpoints
     runs = simulate(problem, state, t_max, d=d, replicas=replicas, rng=rng, times=times, backend=backend)
     if against is None:
-        ode = solve_ode(problem, state, max(t_max, runs.t[-1]), times=runs.t, backend=backend)
-        against = ode.Q, ode.M
+        distinct, place = np.unique(runs.t, return_inverse=True)  # several checkpoints may fall on one step
+        ode = solve_ode(problem, state, max(t_max, distinct[-1]), times=distinct, backend=backend)
+        if len(ode.t) < distinct.size:
+            raise ValueError(f"the ODE ends before t_max: {ode.message} Choose an earlier t_max.")
+        against = ode.Q[place], ode.M[place]
     Q, M = against
+    for name, given, run in (("Q", Q, runs.Q), ("M", M, runs.M)):
+        if np.shape(given) != run.shape[1:]:
+            raise ValueError(f"{name} of against must have shape {run.shape[1:]}, got {np.shape(given)}.")
     each = np.maximum(np.abs(runs.Q - Q).max(axis=(1, 2, 3)), np.abs(runs.M - M).max(axis=(1, 2, 3)))
     error = each.std(ddof=1) / np.sqrt(replicas) if replicas > 1 else np.nan
     return Deviation(float(each.mean()), float(error), tuple(each.tolist()))

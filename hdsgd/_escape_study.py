@@ -188,7 +188,7 @@ def escape_study(
     p, d : int or sequence of int, optional
         Widths and dimensions, instead of those of the study.
     rate : float
-        gamma/p; in the study "gamma" it is not used.
+        gamma/p; in the study "gamma", which goes through the learning rates, it is not used.
     Delta, T : float
         Variance of the label noise; the exit is where the excess risk has fallen by the fraction T.
     replicas : int, optional

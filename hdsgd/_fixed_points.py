@@ -153,13 +153,19 @@ def jacobian(function: Callable[[Array], Array], y: Array) -> Array:
 
 
 def newton(function: Callable[[Array], Array], y: Array, tol: float) -> Array:
-    """Zero of a vector function near y; steps are halved while they do not reduce it."""
-    value = function(y)
+    """Zero of a vector function near y; steps are halved while they do not reduce it.
+
+    Below tol it goes on while a step halves the value, down to the rounding: at a degenerate zero, where the drift is
+    c x**2, a value r leaves rates of 2 sqrt(c r), which are zero at x = 0.
+    """
+    value, reached = function(y), np.inf
     for _ in range(MOST):
         size = float(np.abs(value).max(initial=0.0))
         J = jacobian(function, y)
-        if size <= tol * max(1.0, float(np.abs(J).max(initial=0.0))):
+        if size > 0.5 * reached:
             return y
+        if size <= tol * max(1.0, float(np.abs(J).max(initial=0.0))):
+            reached = size
         if not np.all(np.isfinite(J)):
             break
         step = np.linalg.lstsq(J, -value, rcond=1e-10)[0]
@@ -171,6 +177,8 @@ def newton(function: Callable[[Array], Array], y: Array, tol: float) -> Array:
         else:
             break
         y, value = y + step, trial
+    if reached < np.inf:
+        return y
     raise ValueError(
         f"no fixed point was found from here (the drift is still {float(np.abs(value).max(initial=0.0)):.2g}): start "
         "closer to it, for example at the end of solve_ode"

@@ -144,7 +144,9 @@ class Scaling:
         if np.any(np.diff(times) <= 0.0) or times[0] < 0.0 or times[-1] == 0.0:
             raise ValueError("times must increase from 0 or later to a last one above 0.")
         if "batch_size" in options:
-            raise ValueError("in the limit a batch is part of the scaling: leave out batch_size, pass scaling(..., n0=).")
+            raise ValueError(
+                "in the limit a batch is part of the scaling: leave out batch_size, pass scaling(..., n0=)."
+            )
         g0 = self.gamma0 / self.p0
         if self.region == "red":
             raise ValueError("the red region has no ODE, a step moves too far: simulate the problem at finite d")

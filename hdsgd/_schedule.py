@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -76,9 +76,19 @@ class Schedule:
         object.__setattr__(self, "times", tuple(times.tolist()))
         object.__setattr__(self, "values", tuple(values.tolist()))
 
-    def __call__(self, t: float) -> float:
-        """The learning rate at time t >= 0."""
-        return self.values[self._piece(t)]
+    @overload
+    def __call__(self, t: float) -> float: ...
+
+    @overload
+    def __call__(self, t: Array | Sequence[float]) -> Array: ...
+
+    def __call__(self, t: float | Array | Sequence[float]) -> float | Array:
+        """The learning rate at the time t >= 0, or at each of an array of times."""
+        times = np.asarray(t, dtype=np.float64)
+        if not np.all(times >= 0.0):
+            raise ValueError(f"a schedule begins at t = 0, got {t!r}; give times t >= 0.")
+        rates = np.array(self.values)[np.searchsorted(self.times, times, side="right") - 1]
+        return rates if times.ndim else float(rates)
 
     def _piece(self, t: float) -> int:
         return max(0, bisect_right(self.times, t) - 1)

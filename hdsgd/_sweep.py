@@ -193,16 +193,15 @@ def evaluate(
         if progress is not None:
             progress((len(done) + len(failed)) / len(points))
 
-    with contextlib.nullcontext() if record is None else _closing(record, done, len(points)):
+    with _closing(record, done, len(points)) if record is not None else contextlib.nullcontext():
         if executor is None and (workers == 0 or not todo):
             for i in todo:
                 finished(i, _outcome(function, points[i]))
         elif executor is not None:
             _on(executor, function, points, todo, finished)
         else:
-            count = (
-                integer("workers", workers, low=0, hint="0 runs the points in this process") if workers else threads()
-            )
+            hint = "0 runs the points in this process"
+            count = integer("workers", workers, low=0, hint=hint) if workers else threads()
             _on_processes(function, points, todo, finished, count)
     return done, failed
 
@@ -210,13 +209,13 @@ def evaluate(
 @contextlib.contextmanager
 def _closing(record: Record, done: Sized, count: int) -> Iterator[None]:
     """Close the record in the end; an interrupt says what it keeps."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        error.add_note(f"{record.path} keeps {len(done)} of {count} points: the same call goes on with them")
-        raise
-    finally:
-        record.close()
+    with contextlib.closing(record):
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            if done:
+                error.add_note(f"{record.path} keeps {len(done)} of {count} points: the same call goes on with them")
+            raise
 
 
 def _takes(function: Callable[..., Any], name: str, point: Mapping[str, Any]) -> None:

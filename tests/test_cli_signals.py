@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from hdsgd._sweep import Record
 from hdsgd.cli import _run, main
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and pipes as on POSIX")
@@ -43,6 +45,25 @@ def test_ctrl_c_in_a_run(backend, as_program):
     assert done.stderr.splitlines()[-1] == "hdsgd: interrupted"
     assert "Traceback" not in done.stderr
     assert float(done.stdout) < 4.0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ctrl_c_of_a_sweep_says_how_to_go_on(tmp_path, capsys, monkeypatch, workers):
+    monkeypatch.chdir(tmp_path)
+    Path("grid.toml").write_text(
+        'function = "final_risk"\n[grid]\nseed = [1, 2, 3]\nt_max = 0.1\nby = "ode"\ngamma = 0.1\nd = 100\n'
+    )
+    add = Record.add
+
+    def interrupted(*arguments):
+        add(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Record, "add", interrupted)
+    assert main(["sweep", "grid.toml", "--out", "grid.jsonl", "--workers", str(workers)]) == 130
+    assert capsys.readouterr().err == (
+        "hdsgd: interrupted\nhdsgd: grid.jsonl keeps 1 of 3 points: the same command goes on with them\n"
+    )
 
 
 def test_ctrl_c_of_a_run_that_is_kept_says_how_to_go_on(monkeypatch, capsys):

@@ -170,3 +170,17 @@ def test_what_is_refused(case):
     with pytest.raises((ValueError, TypeError), match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_starts_with_a_unit_left_behind_near_zero_exit_late():
+    """With m_j of 1e-4 among .03 the ODE stays near a saddle; at T = .8 it exits at four times the implicit time.
+
+    The simulation takes 2.018(31), 2.184(33) and 2.392(35).
+    """
+    problem = Problem("quadratic", gamma=0.3, Delta=1e-4, spherical=True)
+    for T, simulated, error in ((0.8, 2.018, 0.031), (0.85, 2.184, 0.033), (0.9, 2.392, 0.035)):
+        for full in (True, False):
+            assert escape.corrected(problem, p=3, d=3000, T=T, full=full) == pytest.approx(simulated, abs=4 * error)
+    late = Overlaps.random(3, 1, 3000, rng=20230518, replicas=128).replica(58)
+    assert np.abs(late.M).min() < 1e-4
+    assert escape.by_ode(problem, late, 0.8) > 4 * escape.implicit(problem, late, 0.8)

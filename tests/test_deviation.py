@@ -84,3 +84,22 @@ def test_green_against_both_odes(delta, low, high, last):
     assert abs(slope - 0.5) < 0.03
     slope, error = exponent(delta, SMALL, dimensions, against_limit=True)
     assert low - 2 * error < slope < high + 2 * error
+
+
+def test_overlaps_of_another_shape_are_refused():
+    Q, M = np.zeros((4, 2, 2)), np.zeros((4, 2, 1))
+    deviation(Problem(), SMALL, 1.0, d=10, replicas=1, checkpoints=4, against=(Q, M))
+    for wrong, message in (((Q[:3], M), "Q of against"), ((Q, M[..., 0]), "M of against"), ((Q[:, :1], M), "Q of")):
+        with pytest.raises(ValueError, match=rf"{message}.* must have shape \(4, 2, \d\), got"):
+            deviation(Problem(), SMALL, 1.0, d=10, replicas=1, checkpoints=4, against=wrong)
+
+
+def test_checkpoints_that_fall_on_one_step():
+    start = Overlaps([[1.0, 0.2], [0.2, 1.0]], [[0.5], [-0.2]], [[1.0]])
+    assert deviation(Problem("erf", gamma=2.0), start, 0.1, d=30, rng=0).mean > 0.0
+
+
+def test_an_ode_that_ends_early_says_so():
+    start = Overlaps([[1.0, 0.2], [0.2, 1.0]], [[0.5], [-0.2]], [[1.0]])
+    with pytest.raises(ValueError, match="earlier t_max"):
+        deviation(Problem("quadratic", gamma=6.0), start, 3.0, d=100, rng=0, checkpoints=4)

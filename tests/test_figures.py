@@ -63,11 +63,12 @@ def test_files_and_report(squares, tmp_path):
     report = (tmp_path / "out" / "A1.md").read_text(encoding="utf-8")
     assert report.startswith("# A1: squares\n\nSource: Euclid, figure 1.\n\n![A1](A1.png)\n")
     assert "## Claims: 1 agrees, 1 paper is wrong, 1 differs, 1 reported" in report
-    assert "| two \\| squared | 3.9–4.1 | 4 | 4.1 | - | 0.2 | agrees |" in report
-    assert "| three squared | 9.5 | - | 9.1 | 0.01 | 0.03 | differs |" in report
-    assert "| the misprint | 7 | 1 | 1.1 | - | 0.2 | paper is wrong |" in report
+    assert "| two \\| squared | 3.9–4.1 | 4 | 4.1 | - | 0.2 (fixed) | agrees |" in report
+    assert "| three squared | 9.5 | - | 9.1 | 0.01 | 0.03 (3 s.e.) | differs |" in report
+    assert "| the misprint | 7 | 1 | 1.1 | - | 0.2 (fixed) | paper is wrong |" in report
     assert "- the misprint: 1·1" in report
-    assert "| x=3 | x = 3, seed = 0, mode =  |" in report
+    assert "| x=… (5 jobs) | x = {1, 2, 3, 4, 5}, seed = 0, mode =  |" in report
+    assert ". Seconds: " in report
     assert "`hdsgd figure A1 --seed 0`" in report
     with xarray.open_dataset(tmp_path / "out" / "A1.nc", engine="h5netcdf") as data:
         assert data["x=5: line"].dims == ("x=5: 5",)
@@ -90,6 +91,7 @@ def test_the_record_saves_work_of_the_same_settings_only(squares):
     assert runs() == [1, 2, 3, 4, 5]
     first = make()
     assert runs() == []
+    assert (first.resumed, "Resumed: 5 of 5 jobs" in first.paths[-1].read_text(encoding="utf-8")) == (5, True)
     assert first.data["x=2"]["square"] == 4.1
     make(fresh=True)
     assert runs() == [1, 2, 3, 4, 5]
@@ -174,6 +176,27 @@ def test_verdicts():
     with pytest.raises(ValueError, match="give both values and a note"):
         Claim(what="a", ours=1.0, expected=1.0, within=0.3, wrong=True)
     assert _report.summary([]) == "no claims"
+
+
+@pytest.mark.parametrize(
+    ("paper", "ours", "error", "off"),
+    [
+        ("0.80–0.89", 0.85, None, False),
+        ("0.80–0.89", 0.92, None, True),
+        ("0.80–0.89", 0.91, 0.01, False),  # within its error
+        ("1.14 ± 0.03", 1.2, None, False),
+        ("1.14 ± 0.03", 1.3, None, True),
+        (3e-6, 2.92e-6, None, False),  # rounded
+        (3e-6, 3.6e-6, None, True),
+        (7e-8, 2e-7, None, True),
+        ("about one", 7.0, None, False),
+    ],
+)
+def test_agreement_with_what_is_expected_but_not_with_the_paper(paper, ours, error, off):
+    claim = Claim(what="a", ours=ours, error=error, expected=ours, paper=paper, within=1e-9)
+    assert claim.off_paper is off
+    assert ("agrees (differs from the paper)" in _report.table([claim])) is off
+    assert not Claim(what="a", ours=ours, expected=ours + 1.0, paper=paper, within=1e-9).off_paper  # differs anyway
 
 
 def test_seeds_differ_and_do_not_depend_on_how_many_there_are():

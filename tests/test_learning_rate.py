@@ -194,3 +194,18 @@ def test_on_the_command_line(capsys):
     assert "needs -d and --exit-T" in capsys.readouterr().err
     assert main(["plateau", "--activation", "erf", "--learning-rate"]) == 2
     assert "share 1" in capsys.readouterr().err
+
+
+def test_without_gamma_the_command_leaves_the_plateau_out(capsys):
+    """At gamma = 1, the default, phase retrieval on the sphere has no escape from it, and the free one no plateau."""
+    from hdsgd.cli import main
+
+    free = ["plateau", "--activation", "quadratic", "-p", "6", "-k", "3", "--learning-rate"]
+    assert main([*free, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    best = escape.learning_rate(Problem("quadratic"), p=6, k=3)
+    assert (found["learning_rate"]["optimal"], "rates" in found) == (best.optimal, False)
+    assert main([*free, "-d", "3000", "--exit-T", "0.1"]) == 2
+    assert "need --gamma, or a ROUTE" in capsys.readouterr().err
+    assert main([*free, "corrected", "-d", "3000", "--exit-T", "0.1"]) == 2
+    assert "add --spherical or see the ODE" in capsys.readouterr().err

@@ -222,3 +222,13 @@ def test_laws_refuse_other_second_layers_and_singular_overlaps():
         network.conserved(Overlaps(start.Q, start.M, start.P, [1.0, 2.0, 0.5]), 0.0)
     with pytest.raises(ValueError, match="full rank"):
         network.end_point(Overlaps(start.Q, 0.0 * start.M, start.P))
+
+
+@pytest.mark.parametrize(("p", "k"), [(4, 2), (6, 3), (2, 2)])
+def test_marginal_modes_at_zero_loss(p, k):
+    """There the zero of the drift is degenerate for p > k: a drift of 1e-12 leaves rates of 1e-5."""
+    network = QuadraticNetwork(p, k)
+    start = Overlaps.random(p, k, 1000, rng=1, spherical=False, orthogonal_teacher=True)
+    point = fixed_point(network.problem, solve_ode(network.problem, start, 50.0, times=[50.0]).overlaps())
+    assert point.risk < 1e-11
+    assert (point.unstable, point.marginal) == (0, network.nullity)

@@ -125,7 +125,7 @@ def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
     again = study("dimension", d=[300, 500, 1000], record=record)
     assert started == [300]
     np.testing.assert_array_equal(again.points["mean"], whole.points["mean"])
-    with pytest.raises(ValueError, match="another sweep"):
+    with pytest.raises(ValueError, match=r"of another study .*delete it"):
         study("dimension", d=[300, 500], record=record)
 
 
@@ -161,6 +161,11 @@ def test_command_line(capsys, tmp_path, monkeypatch):
         ("--study ratio --start random", "--start is not for a study"),
         ("--quick", "--quick needs --study"),
         ("--rate 0.2", "--rate needs --study"),
+        ("--study gamma --rate 0.2", "--rate is not for the study gamma, which goes through the learning rates"),
+        (
+            "--study dimension -d 400 -T 0.2",
+            "of another study or of other settings; give another --out, or delete the file",
+        ),
         ("--study width", "invalid choice: 'width'"),
     ):
         assert main(["escape", *extra.split()]) == 2

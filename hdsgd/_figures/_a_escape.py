@@ -150,7 +150,7 @@ def _claims(results: Results) -> list[Claim]:
     annealed, _ = _route(results, "random", "annealed formula")
     chain, chain_error = _route(results, "published", "exact simulation")
     claims = [
-        Claim(what="ODE exit time, published start", ours=ode, expected=1.0689, within=5e-5),
+        Claim(what="ODE exit time, published start", ours=ode, expected=1.0689, within=5e-5, rule="known digits"),
         Claim(
             what="SDE, published start",
             ours=sde,
@@ -166,6 +166,7 @@ def _claims(results: Results) -> list[Claim]:
             paper=f"{published:.2f} ± {published_error:.2f}",
             expected=LONGER[1][0],
             within=3.0 * math.hypot(chain_error, LONGER[1][1]),
+            rule="3 s.e. of both runs",
             note="expected: 1.143(3) of a longer run; the paper's value is the mean of its ten published simulations",
         ),
         Claim(
@@ -174,6 +175,7 @@ def _claims(results: Results) -> list[Claim]:
             error=chain_error,
             expected=corrected,
             within=0.02 * corrected + 3.0 * chain_error,
+            rule="3 s.e. + 2 %: the corrected formula's own error",
             note="expected: the ODE's exit averaged over the start m(0) + ξ that noise makes of it",
         ),
         Claim(
@@ -182,6 +184,7 @@ def _claims(results: Results) -> list[Claim]:
             error=average_error,
             expected=averaged,
             within=0.015 * averaged + 3.0 * average_error,
+            rule="3 s.e. + 1.5 %: the corrected formula's own error",
         ),
         Claim(
             what="quenched formula over simulation, random starts",
@@ -204,6 +207,7 @@ def _claims(results: Results) -> list[Claim]:
                 ours=_route(results, "published, p=2", "ODE event")[0],
                 expected=0.3850,
                 within=5e-5,
+                rule="known digits",
             ),
             Claim(
                 what="exact simulation, published start of p = 2",
@@ -211,6 +215,7 @@ def _claims(results: Results) -> list[Claim]:
                 error=two_error,
                 expected=LONGER[2][0],
                 within=3.0 * math.hypot(two_error, LONGER[2][1]),
+                rule="3 s.e. of both runs",
                 note="expected: 0.3872(6) of a longer run",
             ),
         ]

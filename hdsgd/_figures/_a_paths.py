@@ -116,6 +116,7 @@ def _claims(results: Results) -> list[Claim]:
                 error=error,
                 expected=corrected,
                 within=0.02 * corrected + 3.0 * error,
+                rule="3 s.e. + 2 %: the corrected formula's own error",
                 note=f"the ODE's own is {ode:.4f}: noise adds to what the start knows of the teacher",
             ),
             Claim(

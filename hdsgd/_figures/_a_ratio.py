@@ -119,6 +119,7 @@ def _claims(results: Results) -> list[Claim]:
                 paper="0.80–0.89",
                 expected=expected if known else None,
                 within=0.03 + 2.0 * float(errors["quenched"][0]) if known else None,
+                rule="2 s.e. + 0.03: the corrected formula's own error",
                 note="below 1, because the quenched formula leaves out log(1+ς_p)/(2ω_M), by which noise shortens the "
                 "escape: ς_p = (γ/p)(40 - 24/p + 32/p² + 4Δ)/(2ω_M)",
             )
@@ -133,6 +134,7 @@ def _claims(results: Results) -> list[Claim]:
                         error=error,
                         expected=1.0 if p <= 100 else None,
                         within=0.03 + 2.0 * error if p <= 100 else None,
+                        rule="2 s.e. + 0.03: the corrected formula's own error",
                     )
                 )
             if p in PRINTED and p > 1:
@@ -142,6 +144,10 @@ def _claims(results: Results) -> list[Claim]:
                         ours=float(ratios[name][i]),
                         error=float(errors[name][i]),
                         paper=f"{PRINTED[p][0]:.2f}–{PRINTED[p][1]:.2f}",
+                        expected=0.5 * sum(PRINTED[p]),
+                        within=0.5 * (PRINTED[p][1] - PRINTED[p][0]) + 3.0 * float(errors[name][i]),
+                        rule="half the printed range + 3 s.e.",
+                        note="expected: the middle of the printed range",
                     )
                     for name in ("annealed", "quenched")
                 ]

@@ -77,9 +77,11 @@ def _draw(results: Results) -> Any:
     ends = np.array([float(kappas[0]), float(kappas[-1])])
     left.set_facecolor("#e8b4b4")
     for edge, look in ((0.0, "-"), (-0.5, "--")):
-        left.plot(ends, edge - ends, color="white" if edge == 0.0 else "black", ls=look, lw=2.0)
+        label = rf"$\kappa+\delta={Fraction(edge)}$"
+        left.plot(ends, edge - ends, color="white" if edge == 0.0 else "black", ls=look, lw=2.0, label=label)
     left.set(xlabel=r"$\kappa$", ylabel=r"$\delta$")
-    box = {"boxstyle": "round", "facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.2}
+    left.legend(loc="upper right", frameon=True, facecolor="0.75", framealpha=1.0)
+    box = {"boxstyle": "round", "facecolor": "white", "alpha": 1.0, "edgecolor": "none", "pad": 0.2}
     places = {"green: drift": (0.25, 0.3), "blue: both": (0.5, 0.0), "orange: noise": (0.5, -0.25)}
     for name, (along, balance) in {**places, "red: no ODE": (0.3, -0.72)}.items():
         kappa = along * ends[1]
@@ -115,7 +117,7 @@ def _draw(results: Results) -> Any:
         label="limit ODEs",
     )
     for edge, look in ((0.0, "-"), (-0.5, "--")):
-        right.axvline(edge, color="0.5", ls=look, lw=1.0)
+        right.axvline(edge, color="0.5", ls=look, lw=1.0, label=rf"$\kappa+\delta={Fraction(edge)}$")
     right.set(yscale="log", xlabel=r"$\kappa+\delta$ (at $\kappa=0$)", ylabel=rf"{RISK} at $\tau={tau:g}$")
     right.legend()
     return figure
@@ -134,6 +136,7 @@ def _claims(results: Results) -> list[Claim]:
                 ours=at(results[job], tau),
                 expected=line,
                 within=0.05 * line,
+                rule="5 %: terms of relative order d^(-|delta|) times tau",
                 note="expected: the limit ODE of the region",
             )
         )

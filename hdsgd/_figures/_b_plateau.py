@@ -109,6 +109,7 @@ def _uninformed_claims(results: Results) -> list[Claim]:
             error=error,
             expected=expected,
             within=3.0 * error + 0.05 * expected,
+            rule="3 s.e. + 5 %: the fit is over finite d",
             note="expected: 1/(2 omega), omega the growth rate at the saddle of students that are all alike",
         ),
         Claim(what="risk of the plateau (saddle)", ours=float(values["risk"])),

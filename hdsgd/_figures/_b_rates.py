@@ -86,10 +86,13 @@ def _tradeoff_claims(results: Results) -> list[Claim]:
     for delta in RATES:
         values, exact = results[f"samples {delta}"], float(Fraction(delta))
         last = int(values["d"][-1])
-        within = None if results.size == "tiny" else 0.02
-        for name, what, expected in (("samples", f"samples to R = {LEVEL:g}", 1.0 + exact), ("floor", "floor", -exact)):
+        within, rule = None if results.size == "tiny" else 0.02, "0.02: finite d"
+        for name, what, expected in (
+            ("samples", f"samples to R = {LEVEL:g}", 1.0 + exact),
+            ("floor", "floor", 0.0 - exact),
+        ):
             what = f"delta = {delta}: exponent of the {what}, d up to {last:.0e}"
-            found.append(Claim(what=what, ours=_slopes(values, name), expected=expected, within=within))
+            found.append(Claim(what=what, ours=_slopes(values, name), expected=expected, within=within, rule=rule))
         if results.size == "full":
             step = scaling(0, delta, P0, P0).step_time(d)
             stable = floor(scaling(0, delta, P0, P0).problem(d, activation="erf", Delta=DELTA), P0, K).risk
@@ -103,7 +106,8 @@ def _tradeoff_claims(results: Results) -> list[Claim]:
                     what=f"{when}: simulated R over the ODE's",
                     ours=late["simulation"] / late["ODE"],
                     expected=1.0,
-                    within=0.1,
+                    within=0.05,
+                    rule="5 %: fluctuations of one run, averaged over its last 70 %",
                 ),
                 Claim(what=f"{when}: the ODE's R over its stable fixed point", ours=late["ODE"] / stable),
             ]

@@ -66,6 +66,7 @@ def _wide_claims(results: Results) -> list[Claim]:
                 ours=at(run, tau) / at(line, tau),
                 expected=1.0,
                 within=0.1 if near and results.size != "tiny" else None,
+                rule="0.1: few runs at small d",
                 note="" if near else "at this d the drift that the limit leaves out is not small",
             )
         )

@@ -134,6 +134,7 @@ def _claims_3(results: Results) -> list[Claim]:
             ours=float(equal["own"][:, -1].max()),
             expected=0.0,
             within=1e-10,
+            rule="the solver's accuracy",
         ),
         Claim(
             what="p = 3: share of starts whose own end point is the nearer one",
@@ -156,6 +157,7 @@ def _claims_3(results: Results) -> list[Claim]:
                 ours=-float(np.log(falls) / np.log(wide["t"][-1] / wide["t"][half])),
                 expected=-1.0,
                 within=0.1,
+                rule="0.1: finite t",
             )
         )
     return claims
@@ -221,6 +223,7 @@ def _claims_4(results: Results) -> list[Claim]:
                 ours=float(np.nanmax(_drift(found))),
                 expected=0.0,
                 within=1e-8,
+                rule="the solver's accuracy",
                 note=f"meanwhile the risk falls to {found['risk'][found['size'] > MEASURED][-1]:.2g}",
             )
         )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -95,6 +97,8 @@ class Claim:
     within : float, optional
         The largest |ours - expected| (where there is no expected value, |ours - paper|) that counts as agreement; None:
         the number is only reported.
+    rule : str
+        Where `within` comes from; by default three standard errors, or a fixed bound for a number without error.
     wrong : bool
         The printed value contradicts the derivation: of that, `note` names the line.
     note : str
@@ -107,6 +111,7 @@ class Claim:
     expected: float | None = None
     paper: float | str | None = None
     within: float | None = None
+    rule: str = ""
     wrong: bool = False
     note: str = ""
 
@@ -130,6 +135,31 @@ class Claim:
         if not math.fabs(self.ours - target) <= self.within:  # nan differs, too
             return "differs"
         return "paper is wrong" if self.wrong else "agrees"
+
+    @property
+    def off_paper(self) -> bool:
+        """Agrees with an expected value, but is not what the paper prints, beyond rounding and what is allowed."""
+        if self.verdict != "agrees" or self.expected is None or self.paper is None or self.within is None:
+            return False
+        low, high, slack = _printed(self.paper)
+        slack = max(slack, 3.0 * (self.error or 0.0) if low < high else self.within)
+        return not low - slack <= self.ours <= high + slack
+
+
+def _printed(paper: float | str) -> tuple[float, float, float]:
+    """Both ends of what is in print, and half a unit of its last digit or, for a ± b, three b."""
+    number = r"-?\d+(?:\.\d*)?(?:e[-+]?\d+)?"
+    text = paper if isinstance(paper, str) else repr(float(paper))
+    found = re.fullmatch(rf"\s*({number})\s*(?:([–±])\s*({number}))?\s*", text)
+    if found is None:
+        return -math.inf, math.inf, 0.0  # words: nothing to compare with
+    first, sign, second = found.groups()
+    if sign == "–":
+        return float(first), float(second), 0.0
+    if sign == "±":
+        return float(first), float(first), 3.0 * float(second)
+    digits = Decimal(first).normalize().as_tuple().exponent
+    return float(first), float(first), 0.5 * 10.0 ** int(digits)
 
 
 @dataclass(frozen=True)

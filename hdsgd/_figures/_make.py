@@ -57,6 +57,8 @@ class FigureResult:
         The files: picture (where matplotlib is installed), data and report.
     seconds : float
         Wall time of this call.
+    resumed : int
+        How many jobs it did not run, because the record of an earlier call had them.
     versions : dict
         Of hdsgd, numpy, scipy and Python.
     """
@@ -71,6 +73,7 @@ class FigureResult:
     settings: Mapping[str, Mapping[str, Any]]
     paths: tuple[Path, ...]
     seconds: float
+    resumed: int
     versions: Mapping[str, str]
 
     def figure(self) -> matplotlib.figure.Figure:
@@ -97,6 +100,7 @@ class FigureResult:
             "claims": [{**asdict(claim), "verdict": claim.verdict} for claim in self.claims],
             "settings": {name: dict(arguments) for name, arguments in self.settings.items()},
             "seconds": self.seconds,
+            "resumed": self.resumed,
             "versions": dict(self.versions),
         }
 
@@ -168,7 +172,7 @@ def figure(
     callback("progress", progress)
     jobs = _jobs(name, spec, size, seed)
     prefix = _folder(out) / (name if size == "full" else f"{name}-{size}")
-    values = _values(name, jobs, prefix.with_suffix(".jsonl"), size, seed, fresh, executor, workers, progress)
+    values, resumed = _values(name, jobs, prefix.with_suffix(".jsonl"), size, seed, fresh, executor, workers, progress)
     settings = {job.name: job.point()["arguments"] for job in jobs}
     results = Results(size, settings, values)
     formats = [format] if importlib.util.find_spec("matplotlib") is not None else []
@@ -185,6 +189,7 @@ def figure(
         settings=settings,
         paths=paths,
         seconds=time.perf_counter() - began,
+        resumed=resumed,
         versions=versions(),
     )
     _write(found, spec.draw, results)
@@ -218,16 +223,22 @@ def _values(
     executor: Executor | None,
     workers: int | None,
     progress: Callable[[float], None] | None,
-) -> Mapping[str, Mapping[str, NDArray[Any]]]:
-    """What the jobs return: those in the record, and those that are run now."""
+) -> tuple[Mapping[str, Mapping[str, NDArray[Any]]], int]:
+    """What the jobs return, those in the record and those that are run now, and how many were in the record."""
+    resumed = len(jobs)
+
+    def ran(fraction: float) -> None:  # called after each job that is run
+        nonlocal resumed
+        resumed -= 1
+        if progress is not None:
+            progress(fraction)
+
     points = [job.point() for job in jobs]
     head = {"hdsgd_figure": FORMAT, "version": versions()["hdsgd"], "name": name, "size": size, "seed": seed}
     head["jobs"] = points
     if fresh or not _is_record(path, head):
         path.unlink(missing_ok=True)
-    done, failed = evaluate(
-        run, points, record=Record(path, head), executor=executor, workers=workers, progress=progress
-    )
+    done, failed = evaluate(run, points, record=Record(path, head), executor=executor, workers=workers, progress=ran)
     if failed:
         first = min(failed)
         raise RuntimeError(
@@ -236,7 +247,7 @@ def _values(
     values = {job.name: {key: np.asarray(value) for key, value in done[i].items()} for i, job in enumerate(jobs)}
     for value in (value for arrays in values.values() for value in arrays.values()):
         value.setflags(write=False)
-    return values
+    return values, resumed
 
 
 def _is_record(path: Path, head: Mapping[str, Any]) -> bool:

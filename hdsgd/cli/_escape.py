@@ -161,6 +161,8 @@ def _fitting(args: argparse.Namespace) -> None:
             for name in names:
                 if getattr(args, name) != default(function, name):
                     raise ValueError(f"--{name.replace('_', '-')} {other}")
+    if args.study == "gamma" and args.rate != default(escape_study, "rate"):
+        raise ValueError("--rate is not for the study gamma, which goes through the learning rates; leave it out")
 
 
 def _prefix(text: str, endings: tuple[str, ...]) -> Path:

@@ -89,6 +89,10 @@ def _run(args: argparse.Namespace) -> int:
                 failures[name] = str(error)
                 say(f"error: {error}")
                 continue
+            except KeyboardInterrupt as interrupt:
+                if args.fresh and hasattr(interrupt, "__notes__"):
+                    interrupt.add_note("leave --fresh out to go on, which computes everything again")
+                raise
         made.append(result)
         if not args.json:
             written = ", ".join(str(path) for path in result.paths)

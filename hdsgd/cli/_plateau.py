@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from .. import Problem, escape, plateau
 from .._learning_rate import ROUTES
@@ -46,8 +47,8 @@ def add(commands: Commands) -> None:
         const="",
         choices=("", *ROUTES),
         metavar="ROUTE",
-        help="find the largest learning rate and that of the fewest samples, too: to leading order in log d, or with "
-        f"ROUTE at -d and --exit-T by the exit time {', '.join(ROUTES)} (default: not)",
+        help="find the largest learning rate and that of the fewest samples: to leading order in log d, or with ROUTE "
+        f"at -d and --exit-T by the exit time {', '.join(ROUTES)}; the plateau only with --gamma, too (default: not)",
     )
     group.add_argument(
         "--exit-T", type=number, metavar="T", help="fraction by which the risk falls, for the exit time (default: none)"
@@ -57,12 +58,29 @@ def add(commands: Commands) -> None:
 def _run(args: argparse.Namespace) -> int:
     if (args.d is None) != (args.exit_T is None):
         raise ValueError("the exit time needs both -d and --exit-T")
+    if args.learning_rate and args.d is None:
+        raise ValueError("a route of --learning-rate needs -d and --exit-T")
     chosen: Problem = problem(args)
+    document: dict[str, Any] = {"command": "plateau", "p": args.p, "k": args.k}
+    parts = []
+    if args.learning_rate is None or args.gamma is not None:
+        parts.append(_plateau(args, chosen, document))
+    elif args.d is not None and not args.learning_rate:
+        raise ValueError("-d and --exit-T need --gamma, or a ROUTE of --learning-rate")
+    if args.learning_rate is not None:
+        exit_at = {"d": args.d, "T": args.exit_T, "by": args.learning_rate} if args.learning_rate else {}
+        best = escape.learning_rate(chosen, p=args.p, k=args.k, **exit_at)
+        numbers = ("largest", "optimal", "growth", "prefactor", "by", "samples")
+        document["learning_rate"] = {name: getattr(best, name) for name in numbers}
+        parts.append(str(best))
+    emit(args, document, "\n".join(parts))
+    return 0
+
+
+def _plateau(args: argparse.Namespace, chosen: Problem, document: dict[str, Any]) -> str:
+    """Add the plateau at the problem's gamma to the document; returns the report."""
     found = plateau(chosen, args.p, args.k)
-    document = {
-        "command": "plateau",
-        "p": found.p,
-        "k": found.k,
+    document |= {
         "teacher_exponent": found.teacher_exponent,
         "exponent": found.exponent,
         "laws": list(found.laws()),
@@ -89,13 +107,4 @@ def _run(args: argparse.Namespace) -> int:
         except ValueError as reason:
             document["corrected_time"] = None
             text += f"\n  no corrected time: {reason}"
-    if args.learning_rate is not None:
-        if args.learning_rate and args.d is None:
-            raise ValueError("a route of --learning-rate needs -d and --exit-T")
-        exit_at = {"d": args.d, "T": args.exit_T, "by": args.learning_rate} if args.learning_rate else {}
-        best = escape.learning_rate(chosen, p=args.p, k=args.k, **exit_at)
-        numbers = ("largest", "optimal", "growth", "prefactor", "by", "samples")
-        document["learning_rate"] = {name: getattr(best, name) for name in numbers}
-        text += f"\n{best}"
-    emit(args, document, text)
-    return 0
+    return text
