@@ -62,7 +62,7 @@ def test_a_run_may_be_cut_at_any_step(name, method, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["registers", "alone"])
 def test_an_interrupted_run_goes_on(name, tmp_path, monkeypatch):
     positional, options = arguments(name)
-    positional = (*positional[:2], 300 * positional[2])
+    positional = (*positional[:2], 3000 * positional[2])  # long enough to be interrupted
     options = {**options, "stop": None, "times": np.linspace(0.0, positional[2], 7)}
     whole = simulate(*positional, **options)
     path = tmp_path / "run.checkpoint"
