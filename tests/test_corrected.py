@@ -10,6 +10,8 @@ from hdsgd import Dynamics, Exit, Overlaps, Problem, escape, simulate
 from hdsgd._laws import exit_from_random, exit_from_zero, mean_log_form
 from hdsgd._retrieval import noise_strength, student_noise_strength
 
+pytestmark = pytest.mark.needs_cc  # minutes on numpy
+
 STARTS = json.loads((Path(__file__).parent / "data" / "published_exit_times.json").read_text())["start"]
 
 # gamma/p = .1, Delta = 1e-4: p, d, T, exact simulation with its standard error, plain form, full form

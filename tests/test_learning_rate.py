@@ -9,6 +9,8 @@ import pytest
 from hdsgd import Dynamics, Exit, Overlaps, Problem, escape, plateau, simulate
 from hdsgd._learning_rate import _Plateau
 
+pytestmark = pytest.mark.needs_cc  # minutes on numpy
+
 RETRIEVAL = Problem("quadratic", Delta=1e-4, spherical=True)
 
 

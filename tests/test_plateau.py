@@ -5,6 +5,8 @@ import pytest
 
 from hdsgd import Exit, Overlaps, Problem, escape, fixed_point, plateau, simulate, solve_ode
 
+pytestmark = pytest.mark.needs_cc  # minutes on numpy
+
 
 @pytest.mark.parametrize(("p", "k"), [(3, 3), (6, 3), (5, 1), (8, 2)])
 def test_free_quadratic_network(p, k):
