@@ -61,7 +61,7 @@ def test_ctrl_c_of_a_sweep_says_how_to_go_on(tmp_path, capsys, monkeypatch, work
 
     monkeypatch.setattr(Record, "add", interrupted)
     assert main(["sweep", "grid.toml", "--out", "grid.jsonl", "--workers", str(workers)]) == 130
-    assert capsys.readouterr().err == (
+    assert capsys.readouterr().err.endswith(  # after the warning where there is no compiler
         "hdsgd: interrupted\nhdsgd: grid.jsonl keeps 1 of 3 points: the same command goes on with them\n"
     )
 
