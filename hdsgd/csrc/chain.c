@@ -24,13 +24,16 @@ static size_t hdsgd_lay_out(const hdsgd_run *run, hdsgd_space *s, char *memory)
                   {&s->u, ld},         {&s->v, ld},           {&s->scale, ld},      {&s->tail, ld + HDSGD_ROWS},
                   {&s->alpha, ld},     {&s->beta, ld},        {&s->z, all + 1},     {&s->lambda_star, kd},
                   {&s->phi_star, kd},  {&s->dB, ld * r},      {&s->dC, ld * columns}, {&s->da, ld},
-                  {&s->U, ld * p},      {&s->a_star, kd}};
+                  {&s->U, ld * p},      {&s->a_star, kd},   {&s->norms, ld}};
     for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++)
         *pieces[i].array = hdsgd_piece(&at, sizeof(V) * (size_t)pieces[i].size);
     s->Q = hdsgd_piece(&at, sizeof(double) * (size_t)(p * p));
     s->M = hdsgd_piece(&at, sizeof(double) * (size_t)(p * k));
     s->second = hdsgd_piece(&at, sizeof(double) * (size_t)p);
     s->form = hdsgd_piece(&at, sizeof(double) * (size_t)(all * all));
+    s->gram = hdsgd_piece(&at, sizeof(double) * (size_t)(ld * ld));
+    s->grown = hdsgd_piece(&at, sizeof(double) * (size_t)ld);
+    s->noted = hdsgd_piece(&at, sizeof(double) * (size_t)(2 * ld * HDSGD_OWED));
     s->law = hdsgd_piece(&at, sizeof(hdsgd_chi2_law) * (size_t)p);
     return (size_t)(at - memory);
 }
@@ -127,6 +130,7 @@ static void hdsgd_load(const hdsgd_run *run, hdsgd_space *s, hdsgd_lane *lane, i
     HDSGD_OF(&s->level, 0, w) = lane->is.level;
     HDSGD_OF(&s->astray, 0, w) = -INFINITY;
     HDSGD_OF(&s->low, 0, w) = INFINITY; /* no slopes yet */
+    s->kept = -1;
     if (run->stop_kind != 0) hdsgd_appraise(run, s, lane, w);
 }
 
@@ -173,6 +177,12 @@ static int hdsgd_fill(const hdsgd_run *run, hdsgd_space *s, hdsgd_lane *lane, in
     return 0;
 }
 
+/* Whether steps are hdsgd_step_batch. */
+static int hdsgd_is_dense(const hdsgd_run *run) { return run->batch > 1 || run->columns < run->p; }
+
+/* Whether there is a bound of the risk. */
+static int hdsgd_is_bounded(const hdsgd_run *run) { return !hdsgd_is_dense(run) && run->ratio == 0.0; }
+
 static __attribute__((noinline)) void hdsgd_check(const hdsgd_run *run, hdsgd_group *group, const V *doubt, int64_t step)
 {
     hdsgd_space *s = &group->space;
@@ -180,9 +190,13 @@ static __attribute__((noinline)) void hdsgd_check(const hdsgd_run *run, hdsgd_gr
         hdsgd_lane *lane = group->lanes + w;
         if (lane->replica < 0 || (HDSGD_OF(doubt, 0, w) <= 0.0 && HDSGD_OF(&s->astray, 0, w) <= 0.0)) continue;
         if ((lane->is.step + step) % HDSGD_BLOCK == 0) continue; /* hdsgd_end_block */
+        if (HDSGD_WIDTH == 1 && hdsgd_is_above(run, s, lane, 0)) continue;
+        const int64_t lasted = s->lasted;
         if (hdsgd_appraise(run, s, lane, w) <= lane->is.level) {
             lane->is.step += step, lane->is.status = HDSGD_EXITED;
             hdsgd_look(run, s, lane, w);
+        } else if (HDSGD_WIDTH == 1 && !hdsgd_is_dense(run)) {
+            hdsgd_begin_keeping(run, s, lasted);
         }
     }
 }
@@ -192,7 +206,7 @@ static int64_t hdsgd_go(const hdsgd_run *run, hdsgd_group *group, int64_t n)
 {
     hdsgd_space *s = &group->space;
     const int64_t p = run->p;
-    const int dense = run->batch > 1 || run->columns < p;
+    const int dense = hdsgd_is_dense(run), bounded = hdsgd_is_bounded(run);
     for (int64_t step = 1; step <= n; step++) {
         if (dense)
             hdsgd_step_batch(run, s);
@@ -200,9 +214,14 @@ static int64_t hdsgd_go(const hdsgd_run *run, hdsgd_group *group, int64_t n)
             hdsgd_step_many(run, s, p, run->k, run->r);
         if (run->stop_kind != 0) {
             V doubt = v_all(1.0); /* no bound: always compute */
-            if (!dense && run->ratio == 0.0) {
+            if (bounded) {
                 hdsgd_spend(run, s);
                 doubt = s->spent - s->slack;
+            }
+            s->lasted++;
+            if (HDSGD_WIDTH == 1 && s->kept >= 0) {
+                if (s->owed == HDSGD_OWED) hdsgd_settle(s);
+                hdsgd_keep(run, s);
             }
             if (v_any_above(doubt, v_all(0.0)) || v_any_above(s->astray, v_all(0.0)))
                 hdsgd_check(run, group, &doubt, step);
@@ -228,9 +247,11 @@ static void hdsgd_end_block(const hdsgd_run *run, hdsgd_group *group)
     for (int w = 0; w < HDSGD_WIDTH; w++) {
         if (HDSGD_OF(&due, 0, w) < 0.0) continue;
         hdsgd_lane *lane = group->lanes + w;
-        if (run->stop_kind != 0 && hdsgd_appraise(run, s, lane, w) <= lane->is.level) lane->is.status = HDSGD_EXITED;
-        hdsgd_overlaps(run, s, w, s->Q, s->M, s->second);
-        if (!hdsgd_sane(run, s->Q, lane->is.limit)) lane->is.status = HDSGD_DIVERGED;
+        if (run->stop_kind != 0 && !(HDSGD_WIDTH == 1 && hdsgd_is_above(run, s, lane, hdsgd_is_bounded(run))) &&
+            hdsgd_appraise(run, s, lane, w) <= lane->is.level)
+            lane->is.status = HDSGD_EXITED;
+        for (int64_t j = 0; j < run->p; j++) /* NaN diverges, too */
+            if (!(hdsgd_norm(run, s, w, j) < lane->is.limit)) lane->is.status = HDSGD_DIVERGED;
     }
 }
 
@@ -278,7 +299,7 @@ static int hdsgd_chain_of(const hdsgd_run *run, hdsgd_group *groups, int used)
             hdsgd_ones(run, groups, n, HDSGD_GROUPS);
         else
             for (int i = 0; i < count; i++) hdsgd_ones(run, groups + busy[i], n, 1);
-        if ((run->batch > 1 || run->columns < run->p) && hdsgd_cancelled(run) == HDSGD_ABANDON) return HDSGD_ABANDONED;
+        if (hdsgd_is_dense(run) && hdsgd_cancelled(run) == HDSGD_ABANDON) return HDSGD_ABANDONED;
         for (int i = 0; i < count; i++) {
             hdsgd_group *group = groups + busy[i];
             for (int w = 0; w < HDSGD_WIDTH; w++)

@@ -9,6 +9,8 @@
 
 #define HDSGD_PAD(n) (((n) + HDSGD_ROWS - 1) & ~(int64_t)(HDSGD_ROWS - 1))
 
+enum { HDSGD_OWED = 8 };
+
 typedef struct {
     int64_t ld, kd;      /* p and k, padded */
     V *B, *C, *L;        /* ld x r, ld x columns, kd x r */
@@ -25,6 +27,10 @@ typedef struct {
     V astray;            /* bound of the change of squared norms since then; the slopes hold while it is negative */
     V low, high;         /* squared norms between which slopes hold, of |dI2/dQ_jl|, |dI2/dM_jr|, |dI2/dQ_jj|: */
     V across, mixed, own;
+    V *norms;            /* ld: squared ones, when the risk was found */
+    int64_t lasted;      /* steps since then */
+    int64_t kept, owed;  /* steps since overlaps have been kept, or -1; and of these the last ones, not yet in gram */
+    double *gram, *grown, *noted, lengths[HDSGD_OWED]; /* see hdsgd_keep: ld x ld, ld, 2 ld x HDSGD_OWED */
     double *Q, *M, *second, *form; /* of one replica: p x p, p x k, p, and (r + columns + 1)^2 */
     hdsgd_stream stream;
     hdsgd_chi2_law *law; /* p of them: d - p - r - i degrees of freedom */
