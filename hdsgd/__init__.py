@@ -40,6 +40,7 @@ from ._figures import FigureResult, figure
 from ._fixed_points import FixedPoint, fixed_point
 from ._floors import floor
 from ._hessian import Hessian, hessian
+from ._itinerary import Itinerary, Visit, itinerary
 from ._mean_field import MeanField, MeanFieldSolution, mean_field
 from ._ode import solve_ode
 from ._overlaps import Overlaps, Weights
@@ -70,6 +71,7 @@ __all__ = [
     "FigureResult",
     "FixedPoint",
     "Hessian",
+    "Itinerary",
     "MeanField",
     "MeanFieldSolution",
     "Overlaps",
@@ -82,6 +84,7 @@ __all__ = [
     "Solution",
     "Status",
     "Sweep",
+    "Visit",
     "Weights",
     "__version__",
     "activation",
@@ -95,6 +98,7 @@ __all__ = [
     "generate",
     "hessian",
     "integral",
+    "itinerary",
     "load",
     "mean_field",
     "plateau",

@@ -28,7 +28,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from ._errors import BackendWarning
 _COMMON = ("-std=gnu11", "-fPIC", "-shared", "-ffp-contract=off")
 _FAST = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp-simd")
 _BUILD_SECONDS = 300.0
+_HUGE = 300_000  # characters: beyond them -O3 takes a compiler five times as long as -O1, for a code as fast
 _RETRY_SECONDS = 86400.0  # a flag set that failed is tried again after a day: the failure may have been a full disk
 
 
@@ -369,7 +370,8 @@ def load(source: str) -> ctypes.CDLL:
         for flags in _working(toolchain, reasons):
             works = True
             try:
-                return _obtain(source, toolchain, flags)
+                lighter = replace(flags, compile=(*flags.compile, "-O1")) if len(source) > _HUGE else flags
+                return _obtain(source, toolchain, lighter)
             except _BuildError as error:
                 reasons.append(str(error))
         message = (

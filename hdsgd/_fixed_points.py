@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _point_plots
 from ._checks import real
 from ._dynamics import Dynamics, System
 from ._overlaps import Overlaps
 from ._problem import Problem, check_start
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["FixedPoint", "fixed_point", "jacobian"]
 
@@ -65,6 +70,10 @@ class FixedPoint:
     def kind(self) -> str:
         """``"saddle"`` if a mode grows, else ``"marginal"`` if one does not decay, else ``"stable"``."""
         return "saddle" if self.unstable else "marginal" if self.marginal else "stable"
+
+    def plot(self) -> Figure:
+        """Draw the rates, with their multiplicities, and the overlaps Q and M; needs matplotlib."""
+        return _point_plots.point_figure(self)
 
     def __str__(self) -> str:
         return (

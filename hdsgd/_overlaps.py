@@ -248,7 +248,9 @@ class Overlaps:
             np.fill_diagonal(P, 1.0)
         # W = B E + C F with E the teachers' orthonormal frame and F any frame of its complement.
         streams = generators(seed, OVERLAPS, 0, count)
-        B = np.stack([g.standard_normal((p, k)) for g in streams])
+        B = np.empty((count, p, k))
+        for own, g in zip(B, streams, strict=True):
+            g.standard_normal(out=own)
         C = _bartlett(streams, p, d - k)
         scale = np.linalg.norm(np.concatenate((B, C), axis=-1), axis=-1, keepdims=True) if spherical else np.sqrt(d)
         B, C = B / scale, C / scale
@@ -438,8 +440,11 @@ def _bartlett(streams: list[np.random.Generator], rows: int, columns: int) -> Ar
     if width == 0:
         return out
     below = np.tril_indices(rows, -1, width)
-    diagonal = np.arange(width)
-    for C, g in zip(out, streams, strict=True):
-        C[below] = g.standard_normal(below[0].size)
-        C[diagonal, diagonal] = np.sqrt(g.chisquare(columns - diagonal))
+    freedom = range(columns, columns - width, -1)
+    normals, squares = np.empty((len(streams), below[0].size)), np.empty((len(streams), width))
+    for i, g in enumerate(streams):
+        g.standard_normal(out=normals[i])
+        squares[i] = [g.chisquare(n) for n in freedom]  # the same numbers as of an array, which numpy checks at length
+    out[:, *below] = normals
+    out[:, np.arange(width), np.arange(width)] = np.sqrt(squares)
     return out

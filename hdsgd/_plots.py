@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._schedule import Schedule
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "escape_figure", "new_figure", "trajectories"]
+__all__ = ["COLOURS", "escape_figure", "histogram", "mean_field_figure", "new_figure", "title", "trajectories"]
 
 # Okabe and Ito's palette, distinct for every common colour vision deficiency; its yellow is too light for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
@@ -62,14 +64,36 @@ def trajectories(sol: Any) -> Figure:
         _curves(panels[3], t, [(f"$a_{{{j + 1}}}$", "$a_j$", held(sol.a[..., j])) for j in range(sol.p)], ensemble)
         panels[3].set_ylabel("second layer $a$")
     for axes in panels:
-        axes.set_xlabel(r"$t = \nu\gamma/(pd)$")
-        if _geometric(t):
-            axes.set_xscale("log", nonpositive="mask")
+        _against_time(axes, t)
         if ensemble is False and np.isfinite(sol.exit_time):
             axes.axvline(sol.exit_time, color="0.5", linestyle=":", linewidth=1.0)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(_title(sol) + cut, fontsize="medium")
+    figure.suptitle(title(sol) + cut, fontsize="medium")
     return figure
+
+
+def mean_field_figure(sol: Any) -> Figure:
+    """Risk of a wide student, and median and central 80 % of its units' overlaps and norms, against t."""
+    figure = new_figure()(figsize=(9.0, 3.6), layout="constrained")
+    risk, units = figure.subplots(1, 2)
+    _curves(risk, sol.t, [("", "", sol.risk)], False)
+    risk.set_yscale("log")
+    risk.set_ylabel(r"excess risk $\mathcal{R}-\Delta/2$")
+    largest = np.abs(sol.M).max(axis=-1).T
+    _curves(units, sol.t, [(r"$\max_r |m_{jr}|$", "", largest), ("$q_{jj}$", "", sol.norms.T)], True)
+    _, p, k = sol.M.shape
+    units.set_ylabel(f"median, central 80 % of {p} units")
+    for axes in (risk, units):
+        _against_time(axes, sol.t)
+    parts = [sol.problem.student.name, rf"$p={p}$", rf"$k={k}$", *([] if sol.d is None else [rf"$d={sol.d}$"])]
+    figure.suptitle(", ".join([*parts, "gradient flow"]), fontsize="medium")
+    return figure
+
+
+def _against_time(axes: Axes, t: Any) -> None:
+    axes.set_xlabel(r"$t = \nu\gamma/(pd)$")
+    if _geometric(t):
+        axes.set_xscale("log", nonpositive="mask")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _geometric(t: Any) -> bool:
@@ -134,14 +158,15 @@ def _curves(axes: Axes, t: Any, curves: list[Curve], ensemble: bool) -> None:
         axes.legend(frameon=False, fontsize="small", ncols=2 if len(names) > 4 else 1)
 
 
-def _title(sol: Any) -> str:
+def title(sol: Any) -> str:
+    """The setting of a solution in one line."""
     problem = sol.problem
     parts = [
         problem.student.name
         if problem.teacher == problem.student
         else f"{problem.student.name} on {problem.teacher.name}"
     ]
-    parts += [rf"$p={sol.p}$", rf"$k={sol.k}$", rf"$\gamma={problem.gamma:g}$", rf"$\Delta={problem.Delta:g}$"]
+    parts += [rf"$p={sol.p}$", rf"$k={sol.k}$", _learning_rate(problem.schedule), rf"$\Delta={problem.Delta:g}$"]
     if sol.d is not None:
         parts.append(rf"$d={sol.d}$")
     if problem.batch_size > 1:
@@ -155,6 +180,15 @@ def _title(sol: Any) -> str:
     if sol.replicas is not None:
         parts.append(f"{sol.replicas} replicas (median, central 80 %)")
     return ", ".join(parts)
+
+
+def _learning_rate(schedule: Schedule) -> str:
+    """The values of a schedule and where they begin; of many only the first and the last."""
+    first, last, count = schedule.values[0], schedule.values[-1], len(schedule.values)
+    if count > 3:
+        return rf"$\gamma={first:g}$ to ${last:g}$ in {count} pieces"
+    later = zip(schedule.times[1:], schedule.values[1:], strict=True)
+    return rf"$\gamma={first:g}$" + "".join(rf", then ${value:g}$ from $t={t:g}$" for t, value in later)
 
 
 def new_figure() -> type[Figure]:
@@ -225,10 +259,7 @@ def _escape_times(axes: Axes, result: Any) -> None:
         if not times.size:
             axes.plot([], [], color=colour, linestyle=style, label=f"{text}: none of {every.size} runs had exited")
             continue
-        # Their share of all runs: what is censored or later than the axis counts, too.
-        bins = np.linspace(0.0, seen or 1.0, int(np.clip(2.0 * np.sqrt(times.size), 6, 60)) + 1)
-        share = np.histogram(times, bins)[0] / (every.size * (bins[1] - bins[0]))
-        axes.stairs(share, bins, color=colour, linestyle=style, linewidth=1.5, label=f"{text}, {every.size} runs")
+        histogram(axes, every, seen or 1.0, text, color=colour, linestyle=style)
         out = int(np.count_nonzero(times > seen)) + every.size - times.size
         if out:
             later.append(f"{out} ({text})")
@@ -240,6 +271,13 @@ def _escape_times(axes: Axes, result: Any) -> None:
     )
     axes.set_ylabel("density")
     axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize="small")
+
+
+def histogram(axes: Axes, times: Any, last: float, name: str, **look: Any) -> None:
+    """The density of exit times up to the last shown; what is censored or later counts among the runs, too."""
+    bins = np.linspace(0.0, last, int(np.clip(2.0 * np.sqrt(np.isfinite(times).sum()), 6, 60)) + 1)
+    share = np.histogram(times[np.isfinite(times)], bins)[0] / (times.size * (bins[1] - bins[0]))
+    axes.stairs(share, bins, label=f"{name}, {times.size} runs", linewidth=1.5, **look)
 
 
 def _formula_lines(axes: Axes, result: Any, close: float) -> None:

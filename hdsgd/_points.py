@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from ._checks import choice, integer, real, time_grid
 from ._ode import solve_ode
 from ._overlaps import Overlaps
-from ._problem import Problem
+from ._problem import Problem, learning_rate
 from ._sde import solve_sde
 from ._simulate import simulate
 from ._solution import Exit, Solution
+from ._statistics import averaged, summary
 
 __all__ = ["POINTS", "check", "exit_time", "exit_times", "final_risk"]
 
@@ -34,21 +35,14 @@ def exit_time(*, T: float, t_max: float, **setting: Any) -> dict[str, float]:
         The exit, and the time at which replicas that have not exited are counted as censored.
     **setting
         p, k, d, replicas, seed, by ("simulate", "sde" or "ode": each replica has its own start in all of them), dt, and
-        the parameters of `hdsgd.Problem`.
+        the parameters of `hdsgd.Problem`; gamma may be a schedule in words, such as ``"0:0.1,2:0.05"``.
 
     Returns
     -------
     dict
         ``mean`` and its standard error ``error`` (NaN where a replica is censored), ``median``, ``censored``.
     """
-    times = exit_times(T=T, t_max=t_max, **setting)
-    late = np.where(np.isnan(times), np.inf, times)
-    middle = float(np.median(late))
-    return {
-        **_mean(times),
-        "median": middle if middle < np.inf else float("nan"),
-        "censored": int(np.isnan(times).sum()),
-    }
+    return summary(exit_times(T=T, t_max=t_max, **setting))
 
 
 def exit_times(*, T: float, t_max: float, **setting: Any) -> NDArray[np.float64]:
@@ -67,16 +61,11 @@ def final_risk(*, t_max: float, **setting: Any) -> dict[str, float]:
     """
     found = [solution.risk[..., -1:] for solution in _runs(setting, t_max, [0.0, t_max], None)]
     risks = np.concatenate([np.ravel(value) for value in found])
-    return {**_mean(risks), "median": float(np.median(risks))}
+    mean, error = averaged(risks)
+    return {"mean": mean, "error": error, "median": float(np.median(risks))}
 
 
 POINTS = {"exit_time": exit_time, "final_risk": final_risk}
-
-
-def _mean(values: Any) -> dict[str, float]:
-    count = len(values)
-    spread = float(np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
-    return {"mean": float(np.mean(values)), "error": spread}
 
 
 def check(name: str, point: Mapping[str, Any]) -> None:
@@ -106,7 +95,10 @@ def _split(setting: Mapping[str, Any]) -> tuple[Problem, dict[str, Any]]:
         own[name] = integer(name, own[name], low=0 if name == "seed" else 1)
     choice("by", own["by"], BY)
     real("dt", own["dt"], low=0.0, strict=True)
-    return Problem(**{name: value for name, value in setting.items() if name not in _OPTIONS}), own
+    given = {name: value for name, value in setting.items() if name not in _OPTIONS}
+    if isinstance(given.get("gamma"), str):  # a schedule, as on the command line
+        given["gamma"] = learning_rate(given["gamma"])
+    return Problem(**given), own
 
 
 def _runs(setting: Mapping[str, Any], t_max: float, times: list[float], stop: Exit | None) -> list[Solution]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from ._checks import boolean, integer, real
 from ._overlaps import Overlaps, Weights
 from ._schedule import Clock, Schedule
 
-__all__ = ["Problem", "check_start"]
+__all__ = ["Problem", "check_start", "learning_rate"]
 
 # How far a start on the sphere may be from it: weights kept in single precision come back with 1e-7.
 UNIT_NORM = 1e-6
@@ -90,10 +91,13 @@ class Problem:
         _bridge.check_student(self.student.formula)
         if self.teacher_activation is not None:
             put(self, "teacher_activation", activation(self.teacher_activation))
-        if not isinstance(self.gamma, Schedule):
-            put(self, "gamma", real("gamma", self.gamma, low=0.0, hint="gamma=0 is gradient flow"))
-        elif len(self.gamma.values) == 1:
-            put(self, "gamma", self.gamma.values[0])
+        given: object = self.gamma
+        if not isinstance(given, Schedule):
+            change = "for a rate that changes with t pass hdsgd.Schedule, such as Schedule([0, 5], [1, 0.1])"
+            hint = "gamma=0 is gradient flow" if isinstance(given, numbers.Real) else change
+            put(self, "gamma", real("gamma", given, low=0.0, hint=hint))
+        elif len(given.values) == 1:
+            put(self, "gamma", given.values[0])
         put(self, "Delta", real("Delta", self.Delta, low=0.0, hint="Delta is the variance of the label noise"))
         put(self, "spherical", boolean("spherical", self.spherical))
         put(self, "batch_size", integer("batch_size", self.batch_size, hint="it is the number of samples per step"))
@@ -153,6 +157,27 @@ class Problem:
     def clock(self, p: int, d: int, t_max: float) -> Clock:
         """Step numbers and their times up to t_max; gamma > 0."""
         return Clock.of(self.schedule, p * d, t_max)
+
+
+def learning_rate(text: str) -> float | Schedule:
+    """A learning rate from its text, as it is printed: a number, or times and rates such as 0:0.1,2:0.05.
+
+    Raises
+    ------
+    ValueError
+        Anything else.
+    """
+    pairs = [pair.partition(":") for pair in text.split(",")]
+    try:
+        if ":" not in text:
+            return float(text)
+        return Schedule([float(t) for t, _, _ in pairs], [float(value) for _, _, value in pairs])
+    except ValueError:
+        if ":" not in text:
+            raise ValueError(f"{text!r} is not a number") from None
+        raise ValueError(
+            f"{text!r} is no schedule such as 0:0.1,2:0.05, with times that begin at 0 and increase, and rates >= 0"
+        ) from None
 
 
 def check_start(problem: object, state: object) -> tuple[Problem, Overlaps]:

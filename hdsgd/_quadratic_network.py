@@ -249,8 +249,7 @@ class QuadraticNetwork:
         learned = self.p >= self.k
         rows = [
             f"quadratic network, p = {self.p}, k = {self.k}, gamma = {self.gamma:g}, Delta = {self.Delta:g}",
-            f"  plateau: risk {self.plateau_risk:.6g}, Q_jj = {self.plateau_norm:.6g}",
-            f"  rates per unit of t: escape {self.growth:.6g}, norm {self.norm_rate:.6g}, shape {self.shape_rate:.6g}",
+            *self._at_plateau(),
             f"  fastest escape at gamma = {self.optimal_gamma:.6g}"
             + (f"; learning to the end needs gamma < {self.largest_gamma:.6g}" if learned else ""),
         ]
@@ -262,6 +261,17 @@ class QuadraticNetwork:
                 end = f"{self.late_constant:.6g}/t^2" if self.p > self.k else "decays exponentially"
                 rows.append(f"  late times: risk {end}")
         return "\n".join(rows)
+
+    def _at_plateau(self) -> list[str]:
+        """What `__str__` says of it."""
+        try:
+            rates = f"escape {self.growth:.6g}, norm {self.norm_rate:.6g}, shape {self.shape_rate:.6g}"
+        except ValueError as reason:  # none at this gamma
+            return [f"  {reason}"]
+        return [
+            f"  plateau: risk {self.plateau_risk:.6g}, Q_jj = {self.plateau_norm:.6g}",
+            f"  rates per unit of t: {rates}",
+        ]
 
     @property
     def _excess(self) -> float:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
 __all__ = ["CHAIN", "OVERLAPS", "RNG", "SDE", "TEACHER", "WEIGHTS", "generators", "master_seed", "stream", "words"]
@@ -75,8 +76,49 @@ def stream(seed: int, purpose: int, replica: int) -> np.random.SeedSequence:
 
 
 def generators(seed: int, purpose: int, first: int, count: int) -> list[np.random.Generator]:
-    """Generators of the replicas first, ..., first + count - 1."""
-    return [np.random.Generator(np.random.PCG64DXSM(stream(seed, purpose, first + i))) for i in range(count)]
+    """Generators of the replicas first, ..., first + count - 1, each seeded by its `stream`."""
+    states = _stream_words(seed, purpose, np.arange(first, first + count).astype(np.uint32))
+    return [np.random.Generator(np.random.PCG64DXSM(_Seeded(state))) for state in states]  # type: ignore[arg-type]
+
+
+class _Seeded(ISeedSequence):
+    """A seed sequence whose words have been computed."""
+
+    def __init__(self, state: NDArray[np.uint64]) -> None:
+        self.state = state
+
+    def generate_state(self, n_words: int, dtype: object = np.uint32) -> NDArray[np.uint64]:
+        """The words, as PCG64DXSM asks for them."""
+        return self.state
+
+
+def _stream_words(seed: int, purpose: int, replicas: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """``stream(seed, purpose, replica).generate_state(4, np.uint64)`` of many replicas at once, shape (count, 4).
+
+    numpy's documented and stable hash (M. E. O'Neill's seed_seq_fe): all words but the last, which is the replica, are
+    mixed by numpy; one object per replica would cost more than all its random numbers.
+    """
+    pool = np.random.SeedSequence(seed, spawn_key=(purpose,)).pool
+    length = max(pool.size, -(-seed.bit_length() // 32)) + 1  # words mixed so far: seed and purpose
+    calls = pool.size**2 + pool.size * (length - pool.size)
+    constant = 0x43B0D7E5 * pow(0x931E8875, calls, 2**32) % 2**32
+    mixed = []
+    for word in pool:
+        hashed, constant = _hashed(replicas, constant, 0x931E8875)
+        word = np.uint32(0xCA01F9DD * int(word) % 2**32) - np.uint32(0x4973F715) * hashed
+        mixed.append(word ^ (word >> np.uint32(16)))
+    constant, out = 0x8B51F9DD, []
+    for i in range(8):
+        hashed, constant = _hashed(mixed[i % 4], constant, 0x58F38DED)
+        out.append(hashed.astype(np.uint64))
+    return np.stack([low | high << np.uint64(32) for low, high in zip(out[::2], out[1::2], strict=True)], axis=1)
+
+
+def _hashed(words: NDArray[np.uint32], constant: int, factor: int) -> tuple[NDArray[np.uint32], int]:
+    """One call of the hash, and the constant for the next."""
+    following = constant * factor % 2**32
+    value = (words ^ np.uint32(constant)) * np.uint32(following)
+    return value ^ (value >> np.uint32(16)), following
 
 
 def words(seed: int, purpose: int, first: int, count: int) -> NDArray[np.uint64]:

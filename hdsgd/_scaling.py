@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -14,7 +15,7 @@ from ._checks import integer, real
 from ._dynamics import Dynamics
 from ._ode import solve_ode
 from ._overlaps import Overlaps
-from ._problem import Problem
+from ._problem import Problem, check_start
 
 __all__ = ["Scaling", "scaling"]
 
@@ -85,19 +86,19 @@ class Scaling:
 
     def p(self, d: int) -> int:
         """The student width at dimension d, at least 1."""
-        return max(1, round(self.p0 * float(integer("d", d) ** float(self.kappa))))
+        return max(1, round(_power("p", self.p0, d, self.kappa)))
 
     def gamma(self, d: int) -> float:
         """The learning rate at dimension d."""
-        return self.gamma0 * float(integer("d", d) ** -float(self.delta))
+        return _power("gamma", self.gamma0, d, -self.delta)
 
     def batch_size(self, d: int) -> int:
         """The number of samples of a step at dimension d, at least 1."""
-        return max(1, round(self.n0 * float(integer("d", d) ** float(self.mu))))
+        return max(1, round(_power("n_b", self.n0, d, self.mu)))
 
     def step_time(self, d: int) -> float:
         """Time tau of one step at dimension d."""
-        return float(integer("d", d) ** float(self.step_exponent))
+        return _power("delta_t", 1.0, d, self.step_exponent)
 
     def problem(self, d: int, **options: Any) -> Problem:
         """The problem at dimension d, with all terms; options are those of `hdsgd.Problem`.
@@ -105,11 +106,11 @@ class Scaling:
         Its time is t = nu*gamma/(p*d); `time` converts tau.
         """
         options.setdefault("batch_size", self.batch_size(d))
-        return Problem(gamma=self.gamma(d), **options)
+        return Problem(gamma=self.gamma(d), **_without_rate(options))
 
     def time(self, tau: ArrayLike, d: int) -> Any:
         """The time t = nu*gamma/(p*d) of the time tau = nu delta_t at dimension d."""
-        return np.asarray(tau, dtype=float) * (self.gamma(d) / (self.p(d) * d) / self.step_time(d))
+        return _times(tau) * (self.gamma(d) / (self.p(d) * d) / self.step_time(d))
 
     def solve(self, state: Overlaps, times: ArrayLike, *, backend: str = "auto", **options: Any) -> tuple[Array, ...]:
         """Solve the limit ODE of the region in its own clock tau.
@@ -135,10 +136,11 @@ class Scaling:
 
         Raises
         ------
-        ValueError
-            In the red region, which has no ODE; for a batch size; or where the solution diverges before the last time.
+        ValueError, TypeError
+            In the red region, which has no ODE; for a learning rate or batch size, or an ensemble of starts; or where
+            the solution diverges before the last time.
         """
-        times = np.asarray(times, dtype=float)
+        times = _times(times)
         if times.ndim != 1 or not times.size or not np.all(np.isfinite(times)):
             raise ValueError("times must be a list of finite times tau, as in [0.0, 1.0, 10.0].")
         if np.any(np.diff(times) <= 0.0) or times[0] < 0.0 or times[-1] == 0.0:
@@ -147,7 +149,10 @@ class Scaling:
             raise ValueError(
                 "in the limit a batch is part of the scaling: leave out batch_size, pass scaling(..., n0=)."
             )
-        g0 = self.gamma0 / self.p0
+        options, g0 = _without_rate(options), self.gamma0 / self.p0
+        check_start(Problem(**options), state)
+        if state.replicas is not None:
+            raise ValueError("the limit is that of one start; pass state.replica(i).")
         if self.region == "red":
             raise ValueError("the red region has no ODE, a step moves too far: simulate the problem at finite d")
         if self.region == "orange":
@@ -178,7 +183,8 @@ def scaling(
     Parameters
     ----------
     kappa, delta : int, Fraction, str or float
-        Exponents. A text such as ``"3/8"`` and the decimal digits of a float are taken as exact rational numbers.
+        Exponents, kappa >= 0. A text such as ``"3/8"`` and the decimal digits of a float are taken as exact rational
+        numbers.
     p0, gamma0 : float
         Prefactors, > 0.
     mu, n0 : optional
@@ -212,20 +218,50 @@ def scaling(
     >>> scaling(0, "-1/4", mu="1/4").region  # batches average the noise
     'blue'
     """
+    width = _rational("kappa", kappa)
+    if width < 0:
+        raise ValueError(f"kappa must be >= 0, a student has at least one unit at any d, got {kappa!r}")
     factors = {"p0": p0, "gamma0": gamma0, "n0": n0}
     p0, gamma0, n0 = (real(name, value, low=0.0, strict=True) for name, value in factors.items())
     exponent = _rational("mu", mu)
     if exponent < 0:
         raise ValueError(f"mu must be >= 0, batches have at least one sample, got {mu!r}")
-    return Scaling(_rational("kappa", kappa), _rational("delta", delta), p0, gamma0, exponent, n0)
+    return Scaling(width, _rational("delta", delta), p0, gamma0, exponent, n0)
 
 
 def _rational(name: str, value: Any) -> Fraction:
     if not isinstance(value, bool):
         with contextlib.suppress(ValueError, TypeError, ZeroDivisionError, OverflowError):
+            if isinstance(value, str) and "e" in value.lower():
+                value = float(value)  # the fraction 1e999999999 would fill the memory
             # of a float the digits that one sees: 0.1 is one tenth
             return Fraction(str(value)) if isinstance(value, float) else Fraction(value)
     raise ValueError(f"{name} must be a rational number such as 0.25 or '1/4', got {value!r}")
+
+
+def _power(name: str, prefactor: float, d: int, exponent: Fraction) -> float:
+    """prefactor d**exponent, refused where it is no floating-point number or rounds to zero."""
+    d = integer("d", d)
+    with contextlib.suppress(OverflowError):
+        value = prefactor * float(d ** float(exponent))
+        if 0.0 < value < math.inf:
+            return value
+    raise ValueError(
+        f"{name} = {prefactor:g} d^({exponent}) is not a floating-point number at d = {d}; take exponents closer to 0."
+    )
+
+
+def _times(tau: ArrayLike) -> Array:
+    try:
+        return np.asarray(tau, dtype=float)
+    except (TypeError, ValueError):
+        raise TypeError(f"times tau are numbers, got {tau!r}; pass for example [0.0, 1.0, 10.0].") from None
+
+
+def _without_rate(options: dict[str, Any]) -> dict[str, Any]:
+    if "gamma" in options:
+        raise ValueError("the learning rate is part of the scaling: leave out gamma, pass scaling(..., gamma0=).")
+    return options
 
 
 def _complete(found: int, times: Array) -> None:

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -23,12 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._checks import callback, file_path, integer
+from ._record import Record, Values
 from ._simulate_c import threads
 
-__all__ = ["Record", "Sweep", "evaluate", "sweep"]
-
-#: what a point gives: a number or array of each name; "value" where the function returns a bare number or array
-Values: TypeAlias = dict[str, Any]
+__all__ = ["Sweep", "evaluate", "sweep"]
 
 FORMAT = 1
 ATTEMPTS = 3  # a point whose worker dies this often is recorded as a failure
@@ -155,6 +152,10 @@ def sweep(
     if not callable(function):
         raise TypeError(f"function must be callable, got {type(function).__name__}")
     callback("progress", progress)
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise TypeError(
+            f"executor must be a concurrent.futures.Executor, got {type(executor).__name__}; leave it out for processes"
+        )
     name = f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', repr(function))}"
     places = list(itertools.product(*(range(len(values)) for values in axes.values())))
     points = [{axis: axes[axis][i] for axis, i in zip(axes, place, strict=True)} for place in places]
@@ -246,7 +247,21 @@ def _axes(grid: object) -> dict[str, tuple[Any, ...]]:
         axes[str(axis)] = tuple(value.item() if isinstance(value, np.generic) else value for value in values)
         if not axes[str(axis)]:
             raise ValueError(f"the axis {axis!r} has no values; give at least one")
+        _distinct(axis, axes[str(axis)])
     return axes
+
+
+def _distinct(axis: object, values: tuple[Any, ...]) -> None:
+    """Refuse a value that is there twice: a number or text by value, another object only if it is the same one."""
+    seen: set[Any] = set()
+    for value in values:
+        key = value if isinstance(value, bool | int | float | str) else (id(value),)
+        if key in seen:
+            raise ValueError(
+                f"the axis {axis!r} has the value {_shown(value)!r} twice; give each once (to repeat a run, add an "
+                "axis such as seed)"
+            )
+        seen.add(key)
 
 
 def _outcome(function: Callable[..., Any], point: dict[str, Any]) -> Values | str:
@@ -254,7 +269,12 @@ def _outcome(function: Callable[..., Any], point: dict[str, Any]) -> Values | st
     try:
         result = function(**point)
         values = dict(result) if isinstance(result, Mapping) else {"value": result}
-        return {str(name): np.asarray(value).tolist() for name, value in values.items()}
+        plain = {str(name): np.asarray(value).tolist() for name, value in values.items()}
+        try:
+            json.dumps(plain)
+        except TypeError as error:
+            raise TypeError(f"the results are not real numbers, texts or arrays of them ({error})") from None
+        return plain
     except Exception as error:  # whatever it is, the other points go on
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
@@ -387,60 +407,6 @@ def _gathered(done: Mapping[int, Values], shape: tuple[int, ...], places: list[t
         out.setflags(write=False)
         found[name] = out
     return found
-
-
-class Record:
-    """The file of finished points: a head that says what is computed, then one line of JSON for each point."""
-
-    def __init__(self, path: Path, head: Mapping[str, Any]) -> None:
-        if path.suffix != ".jsonl":
-            raise ValueError(f"a sweep is recorded in a .jsonl file, got {path.name!r}; add this ending.")
-        if not path.parent.is_dir():
-            raise ValueError(f"the folder {str(path.parent)!r} does not exist; create it first.")
-        self.path = path
-        self.head = head
-        self._file: Any = None
-
-    def read(self, count: int) -> dict[int, Values]:
-        """The points that are there; opens the file to add more. A line cut off by a crash is dropped."""
-        done: dict[int, Values] = {}
-        kept = b""
-        if self.path.exists():
-            lines = self.path.read_bytes().splitlines(keepends=True)
-            for number, line in enumerate(lines):
-                try:
-                    entry = json.loads(line) if line.endswith(b"\n") else None
-                except ValueError:
-                    entry = None
-                cut_off = entry is None and json.dumps(self.head).encode().startswith(line)
-                if number == 0 and entry != json.loads(json.dumps(self.head)) and not cut_off:
-                    raise ValueError(
-                        f"{str(self.path)!r} is the record of another sweep, of another study or of other settings; "
-                        "choose another file, or delete it."
-                    )
-                if not isinstance(entry, dict):
-                    break
-                kept += line
-                if number and 0 <= entry.get("point", -1) < count and "values" in entry:
-                    done[entry["point"]] = entry["values"]
-        self._file = self.path.open("r+b" if self.path.exists() else "w+b")
-        self._file.truncate(len(kept))
-        self._file.seek(len(kept))
-        if not kept:
-            self._write(self.head)
-        return done
-
-    def add(self, point: int, outcome: Values | str) -> None:
-        key = "failure" if isinstance(outcome, str) else "values"
-        self._write({"point": point, key: outcome})
-
-    def _write(self, entry: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(entry).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def _shown(value: Any) -> Any:

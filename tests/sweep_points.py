@@ -33,6 +33,14 @@ def counted(x, log):
     return x / 3.0
 
 
+def rooted(x):
+    return x**0.5
+
+
+def overlap(x):
+    return float(x.M[0, 0])
+
+
 def threads(x):
     return {"blas": os.environ.get("OPENBLAS_NUM_THREADS", ""), "own": os.environ.get("HDSGD_THREADS", "")}
 

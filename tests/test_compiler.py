@@ -259,3 +259,15 @@ def test_the_cache_folder(monkeypatch, tmp_path):
         monkeypatch.delenv("XDG_CACHE_HOME")
         assert _compiler.cache_dir() == Path.home() / ".cache" / "hdsgd"
     assert not (tmp_path / "here").exists()  # asking makes nothing
+
+
+@pytest.mark.needs_cc
+def test_a_huge_source_is_compiled_at_a_lower_level(fresh, monkeypatch):
+    commands, run = [], _compiler._run
+    monkeypatch.setattr(_compiler, "_run", lambda command, folder: commands.append(command) or run(command, folder))
+    assert answer(_compiler.load(SOURCE)) == 42.0
+    assert not any("-O1" in command for command in commands)
+    padding = "/*" + "." * _compiler._HUGE + "*/"
+    assert answer(_compiler.load(SOURCE + padding)) == 42.0
+    levels = [flag for flag in commands[-1] if flag.startswith("-O")]
+    assert levels[-1] == "-O1"  # the last one counts

@@ -232,3 +232,11 @@ def test_marginal_modes_at_zero_loss(p, k):
     point = fixed_point(network.problem, solve_ode(network.problem, start, 50.0, times=[50.0]).overlaps())
     assert point.risk < 1e-11
     assert (point.unstable, point.marginal) == (0, network.nullity)
+
+
+def test_a_network_without_a_plateau_can_be_printed():
+    network = QuadraticNetwork(2, 1, 5.0)
+    with pytest.raises(ValueError, match="no plateau"):
+        network.growth  # noqa: B018
+    assert "there is no plateau at gamma = 5" in str(network)
+    assert "fastest escape at gamma" in str(network)

@@ -183,8 +183,40 @@ def test_a_limit_that_diverges_says_so(delta):
 
 @pytest.mark.parametrize(
     ("times", "options", "words"),
-    [([], {}, "finite times"), ([0.0], {}, "above 0"), ([1.0], {"batch_size": 4}, "n0"), ([2.0, 1.0], {}, "increase")],
+    [
+        ([], {}, "finite times"),
+        ([0.0], {}, "above 0"),
+        ([1.0], {"batch_size": 4}, "n0"),
+        ([1.0], {"gamma": 1.0}, "gamma0"),
+        ([2.0, 1.0], {}, "increase"),
+    ],
 )
 def test_what_a_limit_cannot_take(times, options, words):
     with pytest.raises(ValueError, match=words):
         scaling(0, "-1/4", 8, 8).solve(informed_start(), times, activation="erf", **options)
+
+
+def test_a_student_has_a_unit_at_any_d():
+    with pytest.raises(ValueError, match="kappa must be >= 0"):
+        scaling(-1, 0)
+
+
+@pytest.mark.parametrize("ask", ["p", "gamma", "batch_size", "step_time", "problem"])
+def test_powers_beyond_floats_say_so(ask):
+    """Rounded to zero, a learning rate would be gradient flow."""
+    for point in (scaling(400, 400, mu=400), scaling(400, -900, mu=400)):
+        with pytest.raises(ValueError, match="is not a floating-point number at d = 10"):
+            getattr(point, ask)(10)
+    assert scaling(400, 400, mu=400).p(1) == 1
+
+
+def test_a_limit_takes_one_start_and_numbers():
+    point = scaling(0, 0)
+    with pytest.raises(ValueError, match=r"pass state\.replica\(i\)"):
+        point.solve(Overlaps.random(2, 1, 50, rng=0, replicas=3), [0.0, 1.0])
+    with pytest.raises(TypeError, match=r"pass Overlaps\(Q, M, P\)"):
+        point.solve("start", [0.0, 1.0])
+    with pytest.raises(TypeError, match="times tau are numbers"):
+        point.time("late", 100)
+    with pytest.raises(ValueError, match="leave out gamma"):
+        point.problem(100, gamma=1.0)

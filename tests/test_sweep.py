@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import sweep_points
 
-from hdsgd import sweep
+from hdsgd import Overlaps, sweep
 
 GRID = {"x": [1, 2, 3], "y": [10, 20]}
 
@@ -166,3 +166,29 @@ def test_a_sweep_can_be_pickled():
     assert not again.values["value"].flags.writeable
     with pytest.raises(TypeError):
         again.values["value"] = 0
+
+
+@pytest.mark.parametrize("values", [[1, 2, 1], np.array([0.5, 0.5]), ["a", "a"], [None, None], [1, 1.0]])
+def test_an_axis_has_each_value_once(values):
+    with pytest.raises(ValueError, match=r"the axis 'x' has the value .* twice; give each once"):
+        sweep(sweep_points.threads, {"x": values}, workers=0)
+
+
+def test_objects_that_only_look_alike_are_different_values():
+    starts = [Overlaps([[1.0]], [[m]], [[1.0]]) for m in (0.1, 0.2)]
+    assert repr(starts[0]) == repr(starts[1])
+    result = sweep(sweep_points.overlap, {"x": starts}, workers=0)
+    np.testing.assert_array_equal(result.values["value"], [0.1, 0.2])
+
+
+def test_what_is_no_executor_is_refused():
+    with pytest.raises(TypeError, match="got int; leave it out for processes"):
+        sweep(sweep_points.threads, {"x": [1]}, executor=3)
+
+
+def test_results_that_cannot_be_recorded_are_failures(tmp_path):
+    """With a record or without: a complex number would end the sweep when it is written."""
+    for out in (None, tmp_path / "a.jsonl"):
+        result = sweep(sweep_points.rooted, {"x": [4.0, -4.0]}, workers=0, out=out)
+        np.testing.assert_array_equal(result.values["value"], [2.0, np.nan])
+        assert "not real numbers" in result.failures[(1,)]

@@ -23,7 +23,7 @@ from ..kernels import KernelPrograms
 from ..program import Program
 from . import wick_source
 from .c_printer import CPrinter, DualPrinter
-from .staging import Reference, Staged, Table, in_domain, is_read_elsewhere, stage
+from .staging import Reference, Staged, Table, in_domain, read_elsewhere, stage
 
 TWO_POINT = ("I2_ss", "I2_st", "I2_tt", "J2_ss", "J2_st", "K2_ss", "K2_st")
 
@@ -195,9 +195,7 @@ def _size(table: Table) -> str:
 
 def _stored(staged: Staged) -> list[Table]:
     """Return the tables that need memory of their own, whole vectors first, so that these are aligned."""
-    tables = [
-        table for table in staged.tables if table.domain not in ("", "jl", "jlab") and is_read_elsewhere(staged, table)
-    ]
+    tables = [table for table in read_elsewhere(staged) if table.domain not in ("", "jl", "jlab")]
     return sorted(tables, key=lambda table: _size(table) in ("n", "n*n"))
 
 
@@ -236,7 +234,7 @@ def _block(name: str, staged: Staged) -> str:
     covariances rarely exceed; where one did, the sum of this vector of pairs and of later ones is taken anew.
     """
     first_a, end_a, first_b, end_b, symmetric = _RANGES[name]
-    kept = [table for table in staged.tables if table.domain != "jlab" and is_read_elsewhere(staged, table)]
+    kept = [table for table in read_elsewhere(staged) if table.domain != "jlab"]
     stored = {table.name for table in kept} | {"C"}
     names = {
         symbol: _index(reference) if reference.table in stored else reference.table

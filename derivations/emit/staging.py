@@ -118,10 +118,14 @@ def _rewrite(expr: Expr, place: dict[Symbol, Reference], renamed: dict[str, str]
     return expr.xreplace(swap)
 
 
-def is_read_elsewhere(staged: Staged, table: Table) -> bool:
-    """Return whether a table is read outside the loop that computes it; if not, it needs no memory."""
-    others = (*(other.expr for other in staged.tables if other.domain != table.domain), staged.outer, staged.inner)
-    return any(staged.references[symbol].table == table.name for expr in others for symbol in expr.free_symbols)
+def read_elsewhere(staged: Staged) -> list[Table]:
+    """Return the tables that are read outside the loop that computes them; the others need no memory."""
+    loops = [(table.domain, table.expr) for table in staged.tables] + [("value", staged.outer), ("value", staged.inner)]
+    readers: dict[str, set[str]] = {}  # of each table the domains of the loops
+    for domain, expr in loops:
+        for symbol in expr.free_symbols:
+            readers.setdefault(staged.references[symbol].table, set()).add(domain)
+    return [table for table in staged.tables if readers.get(table.name, set()) - {table.domain}]
 
 
 def in_domain(tables: Sequence[Table], *domains: str) -> list[Table]:

@@ -34,7 +34,7 @@ on after a kill or Ctrl-C.
 _PREFIX = "hdsgd-escape"
 _ENDINGS = (".npz", ".json", ".png")
 _STUDY_ENDINGS = (".npz", ".txt", ".png", ".jsonl")
-_OF_STUDIES = ("rate", "quick", "workers")
+_OF_STUDIES = ("rate", "quick", "workers", "fresh")
 _OF_EXPERIMENTS = ("start", "gamma", "dt", "t_max", "backend")
 
 
@@ -107,6 +107,7 @@ def add(commands: Commands) -> None:
     studies.add_argument(
         "--workers", type=whole, metavar="N", help="processes of the study; 0: run in this one (default: one a core)"
     )
+    studies.add_argument("--fresh", action="store_true", help="compute everything again, whatever PREFIX.jsonl holds")
     files = parser.add_argument_group("files")
     files.add_argument(
         "--out",
@@ -138,6 +139,7 @@ def _run(args: argparse.Namespace) -> int:
                 rate=args.rate,
                 seed=args.seed,
                 quick=args.quick,
+                fresh=args.fresh,
                 workers=args.workers,
                 record=prefix.with_name(prefix.name + ".jsonl"),
                 progress=report,

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from .. import FigureResult, figure
 from .._figures._make import FORMATS
 from .._figures._names import FIGURES, find
+from .._record import OtherRecordError
+from ._remedies import translated
 from ._shell import Commands, command, default, emit, lines, progress, say, seed, whole
 
 __all__ = ["add"]
@@ -22,7 +24,8 @@ A and a number: Arnaboldi et al. 2023 (arXiv 2305.18502); B: Veiga et al. 2022
 2023 (arXiv 2302.05882). Times are t = nu*gamma/(p*d).
 
 Each finished job is written to NAME.jsonl at once. Run the same command again after
-a crash or Ctrl-C, and it goes on where it stopped.
+a crash or Ctrl-C, and it goes on where it stopped; the record of another seed or
+version is kept, unless --fresh is given.
 """
 
 _NOTES = """\
@@ -85,9 +88,9 @@ def _run(args: argparse.Namespace) -> int:
         with progress(name) as report:
             try:
                 result = _make(name, args, report)
-            except RuntimeError as error:  # the other figures go on
-                failures[name] = str(error)
-                say(f"error: {error}")
+            except (RuntimeError, OtherRecordError) as error:  # the other figures go on
+                failures[name] = translated(str(error))
+                say(f"error: {failures[name]}")
                 continue
             except KeyboardInterrupt as interrupt:
                 if args.fresh and hasattr(interrupt, "__notes__"):

@@ -8,7 +8,8 @@ import dataclasses
 from .. import MeanField, Problem, mean_field
 from .._starts import read
 from ._options import _seed, add_files, files
-from ._shell import Commands, command, default, draw, emit, lines, number, progress, seed, whole, writing
+from ._run import save
+from ._shell import Commands, command, default, emit, lines, number, progress, seed, whole
 
 __all__ = ["add"]
 
@@ -60,7 +61,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    out, plot = files(args)
+    files(args)
     chosen = None
     if args.start == "random":
         if args.p is None or args.d is None:
@@ -83,13 +84,7 @@ def _run(args: argparse.Namespace) -> int:
             atol=args.atol,
             progress=report,
         )
-    if out is not None:
-        with writing("--out", out):
-            sol.save(out)
-    if plot is not None:
-        with writing("--plot", plot):
-            draw(sol.plot(), plot)
-    written = [path for path in (out, plot) if path is not None]
+    written = save(args, sol)
     largest = abs(sol.M[-1]).max()
     document = {
         "command": "mean-field",

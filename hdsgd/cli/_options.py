@@ -17,6 +17,7 @@ from .. import Exit, Overlaps, Problem, Schedule
 from .._checks import fits as memory_for
 from .._kernel import BACKENDS
 from .._overlaps import GENERATOR
+from .._problem import learning_rate as rate_of
 from .._random import master_seed
 from .._starts import read
 from ._shell import FIGURES, SOLUTIONS, Parser, default, number, output, seed, whole
@@ -119,15 +120,10 @@ def add_problem(parser: Parser) -> None:
 
 def learning_rate(text: str) -> float | Schedule:
     """A number, or times and learning rates as they are printed: 0:0.1,2:0.05."""
-    if ":" not in text:
-        return number(text)
-    pairs = [pair.partition(":") for pair in text.split(",")]
     try:
-        return Schedule([number(t) for t, _, _ in pairs], [number(value) for _, _, value in pairs])
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no schedule such as 0:0.1,2:0.05, with times that begin at 0 and increase, and rates >= 0"
-        ) from None
+        return rate_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_start(parser: Parser, *, ensemble: bool) -> None:

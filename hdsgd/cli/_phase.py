@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from .. import fixed_point, floor, scaling, solve_ode
+from .. import FixedPoint, fixed_point, floor, itinerary, scaling, solve_ode
+from .._checks import real
 from ._options import add_problem, add_start, begin, problem
-from ._shell import Commands, command, default, emit, number, whole
+from ._shell import FIGURES, Commands, command, default, draw, emit, number, output, whole, writing
 
 __all__ = ["add"]
 
@@ -15,13 +17,15 @@ _PHASE = """\
 The phase diagram of width p = p0 d^kappa, learning rate gamma = gamma0 d^-delta and
 batch size n_b = n0 d^mu: the region, the terms that survive as d grows, and the
 region's own clock tau = nu delta_t after nu steps, beside t = nu*gamma/(p*d). Exponents
-are decimals or fractions, such as --delta=-3/8 (with =, as it begins with a minus).
+are decimals or fractions, such as --delta -3/8.
 """
 _FIXED = """\
 A fixed point of the ODE, by Newton's method: its risk, and the rates of its modes per
 unit of t = nu*gamma/(p*d), which tell whether it is stable. It begins at --start,
 after the ODE has run for --relax; with --floor it begins near perfect learning, p
 being a multiple of k, and finds the stable point at which the noise ends training.
+With --along it finds every fixed point that the ODE comes close to within this time:
+the height (excess risk) and the length in t of each plateau.
 """
 
 
@@ -33,7 +37,7 @@ def add(commands: Commands) -> None:
         _phase,
         summary="region of the phase diagram of width, learning rate and batch size",
         description=_PHASE,
-        examples=["hdsgd phase --kappa 0 --delta 1/4 --p0 8 --gamma0 8 -d 1000", "hdsgd phase --delta=-3/8 --mu 1/2"],
+        examples=["hdsgd phase --kappa 0 --delta 1/4 --p0 8 --gamma0 8 -d 1000", "hdsgd phase --delta -3/8 --mu 1/2"],
     )
     group = parser.add_argument_group("exponents and prefactors")
     for name, of in (("kappa", "width"), ("delta", "learning rate, with a minus"), ("mu", "batch size")):
@@ -56,6 +60,7 @@ def add(commands: Commands) -> None:
         examples=[
             "hdsgd fixed-point --floor --gamma 8 --Delta 1e-3 -p 8 -k 4",
             "hdsgd fixed-point --activation quadratic --gamma 0 -p 2 -d 1000 --relax 100 --seed 1",
+            "hdsgd fixed-point --gamma 0.5 --Delta 1e-3 -p 3 -k 3 -d 1000000 --seed 0 --along 2000 --plot path.png",
         ],
     )
     add_problem(parser)
@@ -64,6 +69,14 @@ def add(commands: Commands) -> None:
     group.add_argument("--floor", action="store_true", help="near perfect learning, instead of from --start")
     group.add_argument(
         "--relax", type=number, default=0.0, metavar="TIME", help="run the ODE before, for this time t (default: 0)"
+    )
+    group.add_argument(
+        "--along", type=number, metavar="TIME", help="all fixed points that the ODE visits until t (default: only one)"
+    )
+    group.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="draw the rates, and the overlaps or the path's risk, as .png, .pdf or .svg (default: not drawn)",
     )
 
 
@@ -90,27 +103,51 @@ def _phase(args: argparse.Namespace) -> int:
 
 
 def _fixed(args: argparse.Namespace) -> int:
+    plot = output("--plot", args.plot, FIGURES)
+    if args.along is not None:
+        if args.floor or args.relax:
+            raise ValueError(f"--along begins at --start; leave --{'floor' if args.floor else 'relax'} out")
+        return _along(args, real("--along", args.along, low=0.0), plot)
     if args.floor:
         found = floor(problem(args), args.p or 1, args.k or 1)
     else:
         start = begin(args, ensemble=False)
         state = start.state
-        if args.relax:
+        if real("--relax", args.relax, low=0.0):
             state = solve_ode(start.problem, state, args.relax, times=[args.relax]).overlaps()
         found = fixed_point(start.problem, state)
-    rates = found.eigenvalues
-    document = {
-        "command": "fixed-point",
-        "kind": found.kind,
-        "risk": found.risk,
-        "growing": found.unstable,
-        "marginal": found.marginal,
-        "rates": rates.real,
-        "Q": found.state.Q,
-        "M": found.state.M,
-        "a": found.state.a,
-    }
-    few = ", ".join(f"{rate:.6g}" for rate in rates.real[:8])
-    text = f"{found}\n  largest rates: {few}{', ...' if rates.size > 8 else ''}"
-    emit(args, document, text)
+    if plot is not None:
+        with writing("--plot", plot):
+            draw(found.plot(), plot)
+    emit(args, {"command": "fixed-point", **_document(found)}, f"{found}\n  {_rates(found)}")
     return 0
+
+
+def _along(args: argparse.Namespace, t_max: float, plot: Path | None) -> int:
+    start = begin(args, ensemble=False)
+    found = itinerary(solve_ode(start.problem, start.state, t_max))
+    if plot is not None:
+        with writing("--plot", plot):
+            draw(found.plot(), plot)
+    visits = [{"begin": v.begin, "end": v.end, "length": v.length, **_document(v.point)} for v in found]
+    document = {"command": "fixed-point", "t_max": t_max, "visits": visits, "unresolved": found.unresolved}
+    emit(args, document, "\n".join([str(found), *(f"  {i}: {_rates(v.point)}" for i, v in enumerate(found, start=1))]))
+    return 0
+
+
+def _document(point: FixedPoint) -> dict[str, Any]:
+    return {
+        "kind": point.kind,
+        "risk": point.risk,
+        "growing": point.unstable,
+        "marginal": point.marginal,
+        "rates": point.eigenvalues.real,
+        "Q": point.state.Q,
+        "M": point.state.M,
+        "a": point.state.a,
+    }
+
+
+def _rates(point: FixedPoint) -> str:
+    rates = point.eigenvalues.real
+    return f"largest rates: {', '.join(f'{rate:.6g}' for rate in rates[:8])}{', ...' if rates.size > 8 else ''}"

@@ -8,7 +8,7 @@ from typing import Any
 from .. import Problem, escape, plateau
 from .._learning_rate import ROUTES
 from ._options import add_problem, problem
-from ._shell import Commands, command, emit, number, whole
+from ._shell import Commands, command, emit, number, progress, whole
 
 __all__ = ["add"]
 
@@ -64,12 +64,14 @@ def _run(args: argparse.Namespace) -> int:
     document: dict[str, Any] = {"command": "plateau", "p": args.p, "k": args.k}
     parts = []
     if args.learning_rate is None or args.gamma is not None:
-        parts.append(_plateau(args, chosen, document))
+        with progress("plateau"):
+            parts.append(_plateau(args, chosen, document))
     elif args.d is not None and not args.learning_rate:
         raise ValueError("-d and --exit-T need --gamma, or a ROUTE of --learning-rate")
     if args.learning_rate is not None:
         exit_at = {"d": args.d, "T": args.exit_T, "by": args.learning_rate} if args.learning_rate else {}
-        best = escape.learning_rate(chosen, p=args.p, k=args.k, **exit_at)
+        with progress("learning rate"):
+            best = escape.learning_rate(chosen, p=args.p, k=args.k, **exit_at)
         numbers = ("largest", "optimal", "growth", "prefactor", "by", "samples")
         document["learning_rate"] = {name: getattr(best, name) for name in numbers}
         parts.append(str(best))

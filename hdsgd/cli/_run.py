@@ -5,21 +5,23 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import Solution, Status, simulate, solve_ode, solve_sde
+from .. import MeanFieldSolution, Solution, Status, simulate, solve_ode, solve_sde
 from .. import _ode as ode_module
 from .. import _simulate as simulate_module
 from .._checkpoint import opened
 from .._checks import time_grid
+from .._statistics import averaged, median
 from ._options import Begin, add_files, add_problem, add_solver, add_start, add_times, begin, files, stop, times
 from ._remedies import translated
 from ._shell import Commands, Parser, command, default, draw, emit, lines, number, progress, writing
 
-__all__ = ["add"]
+__all__ = ["add", "save"]
 
 _SOLVE = """\
 Solve the deterministic limit of high dimension, the ODE of the overlaps Q and M, in
@@ -240,14 +242,7 @@ def _rows(args: argparse.Namespace, grid: NDArray[np.float64] | None, step: floa
 
 def _finish(args: argparse.Namespace, name: str, start: Begin, sol: Solution) -> int:
     """Save, draw and report a solution."""
-    out, plot = files(args)
-    if out is not None:
-        with writing("--out", out):
-            sol.save(out)
-    if plot is not None:
-        with writing("--plot", plot):
-            draw(sol.plot(), plot)
-    written = [path for path in (out, plot) if path is not None]
+    written = save(args, sol)
     final, exits = _final(sol), _exits(sol)
     codes, counts = np.unique(sol.status, return_counts=True)
     document: dict[str, Any] = {
@@ -286,17 +281,22 @@ def _finish(args: argparse.Namespace, name: str, start: Begin, sol: Solution) ->
     return 1 if np.any(np.asarray(sol.status) == Status.FAILED) else 0
 
 
+def save(args: argparse.Namespace, sol: Solution | MeanFieldSolution) -> list[Path]:
+    """Write the files of `add_files`."""
+    out, plot = files(args)
+    if out is not None:
+        with writing("--out", out):
+            sol.save(out)
+    if plot is not None:
+        with writing("--plot", plot):
+            draw(sol.plot(), plot)
+    return [path for path in (out, plot) if path is not None]
+
+
 def _ends(args: argparse.Namespace, sol: Solution) -> bool:
     """Whether the last stored time is where the run ended."""
     asked = times(args)
     return asked is None or not asked.size or asked[-1] >= args.t_max or bool(np.any(sol.status != Status.COMPLETED))
-
-
-def _mean(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean and its standard error; NaN where there are too few values, or one is NaN."""
-    mean = float(values.mean()) if values.size else np.nan
-    error = float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else np.nan
-    return mean, error
 
 
 def _final(sol: Solution) -> dict[str, Any]:
@@ -306,7 +306,7 @@ def _final(sol: Solution) -> dict[str, Any]:
     if sol.replicas is None:
         last = {"t": sol.t[-1], "alpha": sol.alpha[-1], "risk": sol.risk[-1], "standard_error": None, "runs": 1}
         return {**last, "Q": sol.Q[-1], "M": sol.M[-1]}
-    mean, error = _mean(sol.risk[:, -1])
+    mean, error = averaged(sol.risk[:, -1])
     runs = int(np.count_nonzero(np.isfinite(sol.risk[:, -1])))
     return {"t": sol.t[-1], "alpha": sol.alpha[-1], "risk": mean, "standard_error": error, "runs": runs}
 
@@ -316,16 +316,14 @@ def _exits(sol: Solution) -> dict[str, Any] | None:
     if sol.stop is None:
         return None
     every = np.atleast_1d(np.asarray(sol.exit_time, dtype=float))
-    mean, error = _mean(every)
+    mean, error = averaged(every)
     exited = int(np.count_nonzero(np.isfinite(every)))
     status = np.atleast_1d(np.asarray(sol.status))
     diverged = int(np.count_nonzero((status == Status.DIVERGED) | (status == Status.FAILED)))
-    ranked = np.sort(np.where(np.isfinite(every), every, np.inf))
-    middle = ranked[[(every.size - 1) // 2, every.size // 2]]
     return {
         "mean": mean,
         "standard_error": error,
-        "median": float(middle.mean()),
+        "median": median(every),
         "exited": exited,
         "censored": every.size - exited - diverged,
         "diverged": diverged,

@@ -10,8 +10,10 @@ import inspect
 import json
 import math
 import os
+import re
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -38,6 +40,7 @@ __all__ = [
 
 FIGURES = (".png", ".pdf", ".svg")
 SOLUTIONS = (".npz", ".nc")
+TICK = 0.5  # seconds between two looks at the clock of a bar
 
 Run: TypeAlias = Callable[[argparse.Namespace], int]
 
@@ -51,6 +54,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **options)
+        # what begins as a negative number is a value, not an option: -1/4 and -1e-3, too
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Refuse unknown arguments in the command that was given them, which can guess what was meant."""
@@ -225,7 +230,8 @@ def draw(figure: Any, path: Path) -> None:
 def progress(label: str, total: float = 1.0, unit: str = "") -> Iterator[Callable[[float], None] | None]:
     """A function to report the fraction done to: a bar on a terminal, for work over a second; otherwise None.
 
-    With a `unit`, of which there are `total`, the bar shows how many there are in a second.
+    With a `unit`, of which there are `total`, the bar shows how many there are in a second. Work that reports nothing
+    has its clock running all the same.
     """
     if sys.stderr is None or not sys.stderr.isatty():
         yield None
@@ -239,4 +245,16 @@ def progress(label: str, total: float = 1.0, unit: str = "") -> Iterator[Callabl
         def report(fraction: float) -> None:
             bar.update(max(min(fraction, 1.0) * total - bar.n, 0.0))
 
-        yield report
+        over = threading.Event()
+
+        def tick() -> None:
+            while not over.wait(TICK):
+                bar.update(0.0)
+
+        clock = threading.Thread(target=tick, daemon=True)
+        clock.start()
+        try:
+            yield report
+        finally:
+            over.set()
+            clock.join()

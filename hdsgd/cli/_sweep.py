@@ -32,6 +32,7 @@ Evaluate a function at every point of a grid, on all cores. FILE is a TOML file:
 
 exit_time takes T, t_max, p, k, d, replicas, seed, by ("simulate", "sde" or "ode"), dt and
 the parameters of the problem; final_risk the same without T. Times are t = nu*gamma/(p*d).
+A gamma that changes with t is a text, as for --gamma elsewhere: gamma = [0.1, "0:0.1,2:0.05"].
 
 Each finished point is written to --out at once. Run the same command again after a
 crash or Ctrl-C, and it goes on where it stopped; failed points are tried again.
@@ -113,7 +114,7 @@ def _function(name: str, folder: Path) -> Callable[..., Any]:
         sys.path.insert(0, str(folder.resolve()))
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:  # the last of an empty name
         raise ValueError(f"the function {name!r} cannot be imported ({error}); check its name") from None
     return found
 
