@@ -1,19 +1,24 @@
 """The diffusion at finite d: routes to the covariance of the increments, and the drift's terms of order 1/d.
 
-Routes, by the pair of activations (and, for the last ones, the number n = p + k of fields):
+Routes, by the pair of activations and, for the last ones, the number n = p + k of fields; * for a fixed second layer:
 
     quadratic      alpha x**2 + beta: generating function, exact
-    tilts          c0 + c1 erf(kappa x), second layer fixed: closed but for one smooth integral
+    tilts*         c0 + c1 erf(kappa x): closed but for one smooth integral
+    exponentials*  sums of exponentials, sines and cosines: closed
+    Gaussians*     c0 + c1 exp(-(kappa x)**2/2): closed
     Gauss-Hermite  other polynomials: exact
     rays           n = 2, kinks at 0: polar rule, to rounding
     tensor         smooth and n <= 4: trapezoidal rule, or Gauss-Hermite where the activation grows fast
     lattice        everything else: randomly shifted lattice rules, whose spread is the error
+    derivatives*   in place of tensor and lattice at n > 2 and g = 0: differences of the noise. Terms in g are added by
+                   the rule; as those of M are without, its own covariance is exact
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +30,8 @@ from ._family import Family, classify
 from ._increments import Components, Step, quadratic
 from ._increments_c import CStep, covariance, load, text
 from ._increments_erf import arcsines, error_functions, scale_nodes
+from ._increments_exponentials import bumps, cost_of_bumps, cost_of_waves, waves
+from ._increments_leading import by_derivatives, four_point_functions
 from ._kernel import Kernel
 from ._nodes import Rule, by_nodes, gauss_hermite, lattice, rays, root, trapezoid
 from ._problem import Problem
@@ -32,6 +39,7 @@ from ._problem import Problem
 __all__ = ["ORDERS", "Diffusion", "Increments", "finite_size", "risk_slopes", "step_of"]
 
 Array = NDArray[np.float64]
+Closed = Callable[[Array, Array, Array], tuple[Array, Array]]  # covariance and error of Omega, v, a
 
 ORDERS = ("all", "leading")
 
@@ -46,13 +54,16 @@ class Effort:
     tensor: tuple[int, ...]  # nodes per dimension in 2, 3, ... dimensions
     rays: tuple[int, int] | None
     lattice: tuple[int, int]  # points, shifts
+    exponentials: float = 0.0
+    seconds: float = 0.0  # of derivatives, roughly
 
 
-ONCE = Effort(3e8, 24, 400_000, (120, 54, 30), (24, 64), (16381, 8))
+ONCE = Effort(3e8, 24, 2_000_000, (120, 54, 30), (24, 64), (16381, 8), 2e8, 2.5)
 # In a loop errors of 1e-3 are far below the fluctuations of any ensemble. Rays depend on the state.
 LOOP = Effort(1e6, 4, 20_000, (40,), None, (4093, 1))
 SMALL = 1e-4  # step of the derivative along Omega: error 1e-8 of a term that is itself of order 1/d
-GROWS = 1e3  # values within REACH beyond which the trapezoidal rule is cut off too early
+LOST = 1e-4  # error of closed forms in rounding above which a rule does better
+GROWS = 30.0  # values within REACH beyond which the trapezoidal rule is cut off too early
 
 
 @dataclass(frozen=True)
@@ -62,12 +73,14 @@ class Diffusion:
     Attributes
     ----------
     route : str
-        "quadratic", "tilts", "Gauss-Hermite", "rays", "tensor" or "lattice".
+        "quadratic", "tilts", "exponentials", "Gaussians", "Gauss-Hermite", "derivatives", "rays", "tensor", "lattice",
+        "derivatives, tensor" or "derivatives, lattice".
     nodes : int
         Points of the quadrature, 0 for a closed form.
     error : float
         Largest error of cov_ij relative to sqrt(cov_ii cov_jj): rounding where the route is exact, the difference to a
         coarser rule (an upper estimate) for the others, and the standard error over independent shifts for a lattice.
+        A block that needs no quadrature, such as that of M by derivatives, is more accurate.
     """
 
     route: str
@@ -84,7 +97,7 @@ def step_of(problem: Problem, p: int, k: int, order: str) -> Step:
 
 @cache
 def _families(kernel: Kernel) -> tuple[Family, Family]:
-    return classify(kernel.sigma), classify(kernel.sigma_star)
+    return classify(kernel.sigma, kernel.student.formula), classify(kernel.sigma_star, kernel.teacher.formula)
 
 
 class Increments:
@@ -100,29 +113,38 @@ class Increments:
     def __init__(self, kernel: Kernel, step: Step, effort: Effort = ONCE) -> None:
         self.kernel, self.step, self.effort = kernel, step, effort
         student, teacher = _families(kernel)
-        n = step.p + step.k
+        n, fixed = step.p + step.k, step.ratio == 0.0
         self.law, self.rules = np.zeros(0), [(np.zeros(0), np.zeros(0))]
         self.coarser: Rule | None = None  # to see the error
+        self.closed: Closed | None = None  # of everything, or of the leading order that rules complete
+        able = 1.0 if kernel.backend == "c" else 0.1
         angles = arcsines(step.p, step.k, leading=step.g == 0.0, nodes=effort.scale)
         q = _exact_nodes(student, teacher, leading=step.g == 0.0)
         if student.square is not None and teacher.square is not None:
             self.route, self.law = "quadratic", np.array([student.square, teacher.square])
-        elif _closes(student, teacher, step) and angles <= effort.arcsines * (1.0 if kernel.backend == "c" else 0.1):
+        elif fixed and student.error_function and teacher.error_function and angles <= effort.arcsines * able:
             pair = (student.error_function, teacher.error_function)
-            self.law = np.array([[f.offset, f.height, f.slope] for f in pair if f is not None])
+            self.law = np.array([[f.offset, f.height, f.slope] for f in pair])
             self.route, self.rules = "tilts", [tuple(scale_nodes(effort.scale))]
+        elif (closed := _closed(student, teacher, step, effort.exponentials)) is not None:
+            (self.route, self.closed), self.rules = closed, []
         elif q is not None and q**n <= effort.exact:
             self.route, self.rules = "Gauss-Hermite", [gauss_hermite(n, q)]
         elif n == 2 and (student.kinked or teacher.kinked) and effort.rays is not None:
             self.route = "rays"
-        elif n - 2 < len(effort.tensor) and not (student.kinked or teacher.kinked):
-            far = np.array([-8.0, 8.0])
-            grows = max(np.abs(kernel.sigma(far)).max(), np.abs(kernel.sigma_star(far)).max()) > GROWS
-            rule, size = (gauss_hermite if grows else trapezoid), effort.tensor[n - 2]
-            self.route, self.rules, self.coarser = "tensor", [rule(n, size)], rule(n, 3 * size // 4)
         else:
-            self.route, (points, shifts) = "lattice", effort.lattice
-            self.rules = [lattice(n, points, shift) for shift in range(shifts)]
+            if fixed and n > 2 and _seconds(kernel, step) <= effort.seconds:
+                self.closed = partial(by_derivatives, step, kernel.gradients, kernel.noise)
+            if self.closed is not None and step.g == 0.0:
+                self.route, self.rules = "derivatives", []
+            elif n - 2 < len(effort.tensor) and not (student.kinked or teacher.kinked):
+                far = np.array([-8.0, 8.0])
+                grows = max(np.abs(kernel.sigma(far)).max(), np.abs(kernel.sigma_star(far)).max()) > GROWS
+                rule, size = (gauss_hermite if grows else trapezoid), effort.tensor[n - 2]
+                self.route, self.rules, self.coarser = "tensor", [rule(n, size)], rule(n, 3 * size // 4)
+            else:
+                self.route, (points, shifts) = "lattice", effort.lattice
+                self.rules = [lattice(n, points, shift) for shift in range(shifts)]
 
     @property
     def source(self) -> tuple[str, str]:
@@ -140,10 +162,24 @@ class Increments:
 
     def covariance(self, Omega: Array, v: Array, a: Array) -> Array:
         """Covariance (R, m, m) per sample, without the projection, of states Omega (R, n, n), v (R, n), a (R, p)."""
+        if self.closed is None:
+            return self._by_rules(Omega, v, a)
+        cov, error = self.closed(Omega, v, a)
+        lost = relative(error, cov) > LOST
+        cov += self._by_rules(Omega, v, a)
+        if lost.any():
+            cov[lost] = self._rules_alone.covariance(Omega[lost], v[lost], a[lost])
+        return cov
+
+    @cached_property
+    def _rules_alone(self) -> Increments:
+        return Increments(self.kernel, self.step, replace(self.effort, exponentials=0.0, seconds=0.0))
+
+    def _by_rules(self, Omega: Array, v: Array, a: Array) -> Array:
         if self.route == "rays":
             assert self.effort.rays is not None
             return self._on_rays(Omega, v, a, *self.effort.rays)
-        return np.asarray(sum(self._by(rule, Omega, v, a) for rule in self.rules) / len(self.rules))
+        return np.asarray(sum(self._by(rule, Omega, v, a) for rule in self.rules) / max(len(self.rules), 1))
 
     def _on_rays(self, Omega: Array, v: Array, a: Array, angles: int, radii: int) -> Array:
         one = [slice(i, i + 1) for i in range(len(v))]
@@ -151,17 +187,23 @@ class Increments:
         return np.concatenate([self._by(r, Omega[i], v[i], a[i]) for i, r in zip(one, rules, strict=True)])
 
     def _by(self, rule: Rule, Omega: Array, v: Array, a: Array) -> Array:
+        """What the rule gives: everything, or what g adds to the leading order."""
+        if self.closed is None:
+            return self._of(self.step, rule, Omega, v, a)
+        return self._of(self.step, rule, Omega, v, a) - self._of(replace(self.step, g=0.0), rule, Omega, v, a)
+
+    def _of(self, step: Step, rule: Rule, Omega: Array, v: Array, a: Array) -> Array:
         if self.kernel.backend == "c":
-            return covariance(self._library, CStep.of(self.step, self.law, *rule), Omega, v, a)
+            return covariance(self._library, CStep.of(step, self.law, *rule), Omega, v, a)
         if self.route == "quadratic":
-            return quadratic(self.step, self.law, Omega, v, a)
+            return quadratic(step, self.law, Omega, v, a)
         if self.route == "tilts":
             pair = [f.error_function for f in _families(self.kernel)]
             assert pair[0] is not None
             assert pair[1] is not None
-            return error_functions(self.step, pair[0], pair[1], Omega, v, a, len(rule[0]))
+            return error_functions(step, pair[0], pair[1], Omega, v, a, len(rule[0]))
         functions = (self.kernel.sigma, self.kernel.dsigma, self.kernel.sigma_star)
-        return by_nodes(self.step, functions, rule, Omega, v, a)
+        return by_nodes(step, functions, rule, Omega, v, a)
 
     @property
     def _library(self) -> Any:
@@ -169,32 +211,63 @@ class Increments:
 
     def report(self, Omega: Array, v: Array, a: Array) -> Diffusion:
         """Route and error at some states."""
-        cov = self.covariance(Omega, v, a)
-        error = np.full_like(cov, 0.0)
+        if self.closed is not None:
+            cov, error = self.closed(Omega, v, a)
+            lost = relative(error, cov) > LOST
+            if lost.any():
+                reports = [self._rules_alone.report(Omega[lost], v[lost], a[lost])]
+                reports += [] if lost.all() else [self.report(Omega[~lost], v[~lost], a[~lost])]
+                return max(reports, key=lambda report: report.error)
+            cov += self._by_rules(Omega, v, a)
+        else:
+            cov, error = self._by_rules(Omega, v, a), np.zeros(())
+        error = np.abs(error) + np.abs(self._error_of_rules(Omega, v, a))
+        nodes = 0 if self.route == "tilts" else sum(len(w) for _, w in self.rules)
+        if self.route == "rays":
+            nodes = len(rays(np.eye(2), *(self.effort.rays or (1, 1)))[1])
+        route = f"derivatives, {self.route}" if self.closed is not None and self.rules else self.route
+        return Diffusion(route, nodes, float(max(relative(error, cov).max(), 1e-14)))
+
+    def _error_of_rules(self, Omega: Array, v: Array, a: Array) -> Array:
         if self.route == "tilts":
-            error = cov - self._by(tuple(scale_nodes(3 * self.effort.scale // 4)), Omega, v, a)
-        elif self.route == "rays":
+            coarser = tuple(scale_nodes(3 * self.effort.scale // 4))
+            return self._by_rules(Omega, v, a) - self._by(coarser, Omega, v, a)
+        if self.route == "rays":
             assert self.effort.rays is not None
             angles, radii = self.effort.rays
-            error = cov - self._on_rays(Omega, v, a, 3 * angles // 4, 3 * radii // 4)
-        elif self.coarser is not None:
-            error = cov - self._by(self.coarser, Omega, v, a)
-        elif self.route == "lattice":
+            return self._by_rules(Omega, v, a) - self._on_rays(Omega, v, a, 3 * angles // 4, 3 * radii // 4)
+        if self.coarser is not None:
+            return self._by_rules(Omega, v, a) - self._by(self.coarser, Omega, v, a)
+        if self.route == "lattice":
             n, points = Omega.shape[-1], len(self.rules[0][1])
             rules = self.rules if len(self.rules) > 1 else [lattice(n, points, shift) for shift in range(1, 5)]
             spread = np.std([self._by(rule, Omega, v, a) for rule in rules], axis=0, ddof=1)
-            error = spread / np.sqrt(len(self.rules))
-        own = np.sqrt(np.maximum(np.diagonal(cov, axis1=1, axis2=2), np.finfo(float).tiny))
-        worst = np.abs(error / (own[:, :, None] * own[:, None, :])).max()
-        nodes = 0 if self.route in ("quadratic", "tilts") else sum(len(w) for _, w in self.rules)
-        if self.route == "rays":
-            nodes = len(rays(np.eye(2), *(self.effort.rays or (1, 1)))[1])
-        return Diffusion(self.route, nodes, float(max(worst, 1e-14)))
+            return np.asarray(spread / np.sqrt(len(self.rules)))
+        return np.zeros(())
 
 
-def _closes(student: Family, teacher: Family, step: Step) -> bool:
-    fixed = step.ratio == 0.0
-    return fixed and student.error_function is not None and teacher.error_function is not None
+def relative(error: Array, cov: Array) -> Array:
+    """Largest error_ij/sqrt(cov_ii cov_jj) of each state, shape (R,)."""
+    own = np.sqrt(np.maximum(np.diagonal(cov, axis1=1, axis2=2), np.finfo(float).tiny))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(np.abs(error / (own[:, :, None] * own[:, None, :])).max(axis=(1, 2)))
+
+
+def _closed(student: Family, teacher: Family, step: Step, budget: float) -> tuple[str, Closed] | None:
+    """Name and function of a closed form for exponentials, where it is affordable."""
+    if step.ratio > 0.0:
+        return None
+    if student.waves and teacher.waves and cost_of_waves(step, student.waves, teacher.waves) <= budget:
+        return "exponentials", partial(waves, step, student.waves, teacher.waves)
+    if student.bump and teacher.bump and cost_of_bumps(step) <= budget:
+        return "Gaussians", partial(bumps, step, student.bump, teacher.bump)
+    return None
+
+
+def _seconds(kernel: Kernel, step: Step) -> float:
+    """Time that derivatives take for one state, roughly."""
+    each, operation = (1e-6, 2e-11) if kernel.backend == "c" else (4e-5, 2e-9)
+    return four_point_functions(step.p, step.k) * (each + operation * kernel.operations)
 
 
 def _exact_nodes(student: Family, teacher: Family, *, leading: bool) -> int | None:

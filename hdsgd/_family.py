@@ -1,22 +1,28 @@
-"""What kind of function an activation is, found from its values: which route integrates its increments.
+"""What kind of function an activation is: which route integrates its increments.
 
 The formulas of the routes need only a few numbers of an activation (coefficients, or the offset, height and slope of an
 error function). They are fitted at a few points and accepted only if the function agrees at others to rounding; what is
-accepted therefore is the function, up to 1e-13 of its size there.
+accepted therefore is the function, up to 1e-13 of its size there. Exponentials are read from the formula: frequencies
+are not fitted well.
 """
 
 from __future__ import annotations
 
+import ast
+import cmath
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ErrorFunction", "Family", "classify"]
+__all__ = ["Bump", "ErrorFunction", "Family", "Wave", "classify"]
 
 Array = NDArray[np.float64]
+Wave = tuple[complex, complex]  # (c, z) of c exp(z x)
+Terms = dict[tuple[int, complex, complex], complex]  # coefficients of x**n exp(z x + q x**2) by (n, z, q)
 
+CONSTANT = (0, 0j, 0j)
 DEGREE = 8  # of the highest polynomial that is recognised
 REACH = 8.0  # functions are compared on [-REACH, REACH]: eight standard deviations
 SAME = 1e-13  # agreement, relative to the largest value there
@@ -33,6 +39,15 @@ class ErrorFunction:
 
 
 @dataclass(frozen=True)
+class Bump:
+    """offset + height * exp(-(slope * x)**2/2)."""
+
+    offset: float
+    height: float
+    slope: float
+
+
+@dataclass(frozen=True)
 class Family:
     """What is known of one activation.
 
@@ -41,13 +56,18 @@ class Family:
     polynomial : tuple of float or None
         Coefficients from the constant up, without trailing zeros.
     error_function : ErrorFunction or None
+    waves : tuple of (complex, complex), or None
+        (c, z) of the terms of a sum of exponentials c exp(z x), the constant included.
+    bump : Bump or None
     kinked : bool
         It has a kink or a jump at 0.
     """
 
-    polynomial: tuple[float, ...] | None
-    error_function: ErrorFunction | None
-    kinked: bool
+    polynomial: tuple[float, ...] | None = None
+    error_function: ErrorFunction | None = None
+    waves: tuple[Wave, ...] | None = None
+    bump: Bump | None = None
+    kinked: bool = False
 
     @property
     def square(self) -> tuple[float, float] | None:
@@ -57,19 +77,24 @@ class Family:
         return self.polynomial[2], self.polynomial[0]
 
 
-def classify(function: Callable[[Array], Array]) -> Family:
+def classify(function: Callable[[Array], Array], formula: str = "") -> Family:
     """Recognise a function that is given by its values.
 
     Parameters
     ----------
     function : callable
         Vectorised over an array.
+    formula : str, optional
+        The same as a formula of an activation: to recognise exponentials by.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         polynomial = _polynomial(function)
         if polynomial is not None:
-            return Family(polynomial, None, False)
-        return Family(None, _error_function(function), _kinked(function))
+            return Family(polynomial)
+        terms = _exponentials(formula)
+        if terms is not None:
+            return Family(waves=_waves(terms), bump=_bump(terms))
+        return Family(error_function=_error_function(function), kinked=_kinked(function))
 
 
 def _polynomial(function: Callable[[Array], Array]) -> tuple[float, ...] | None:
@@ -119,3 +144,100 @@ def _kinked(function: Callable[[Array], Array]) -> bool:
     below, zero, above = (float(v) for v in function(np.array([-h, 0.0, h])))
     small = 1e-3 * h * max(1.0, abs(zero))
     return abs(above - 2.0 * zero + below) > small or abs(above - below) > 1e-3
+
+
+class _OtherFunction(Exception):
+    """The formula is not made of exponentials and polynomials."""
+
+
+def _exponentials(formula: str) -> Terms | None:
+    """The terms of a formula that is made of exp, sin, cos and polynomials."""
+    try:
+        terms = _read(ast.parse(formula, mode="eval").body)
+    except (SyntaxError, OverflowError, _OtherFunction):
+        return None
+    size = max((abs(c) for c in terms.values()), default=0.0)
+    return {kind: c for kind, c in terms.items() if abs(c) > 1e-15 * size}
+
+
+def _waves(terms: Terms) -> tuple[Wave, ...] | None:
+    if any(n > 0 or q != 0.0 for n, _, q in terms):
+        return None
+    return tuple((c, z) for (_, z, _), c in terms.items())
+
+
+def _bump(terms: Terms) -> Bump | None:
+    moving = [kind for kind in terms if kind != CONSTANT]
+    if len(moving) != 1:
+        return None
+    n, z, q = moving[0]
+    if n > 0 or z != 0.0 or not q.real < 0.0:
+        return None
+    return Bump(terms.get(CONSTANT, 0j).real, terms[moving[0]].real, float(np.sqrt(-2.0 * q.real)))
+
+
+def _read(node: ast.expr) -> Terms:
+    match node:
+        case ast.Constant(value=int() | float() as number):
+            return {CONSTANT: complex(number)}
+        case ast.Name(id="x"):
+            return {(1, 0j, 0j): 1.0 + 0j}
+        case ast.Name(id="pi"):
+            return {CONSTANT: np.pi + 0j}
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return _sum({}, _read(operand), -1.0)
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return _sum(_read(left), _read(right), 1.0)
+        case ast.BinOp(left=left, op=ast.Sub(), right=right):
+            return _sum(_read(left), _read(right), -1.0)
+        case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            return _product(_read(left), _read(right))
+        case ast.BinOp(left=left, op=ast.Div(), right=right):
+            return _sum({}, _read(left), 1.0 / _number(right))
+        case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int() as power)):
+            base, terms = _read(left), {CONSTANT: 1.0 + 0j}
+            for _ in range(power):
+                terms = _product(terms, base)
+            return terms
+        case ast.Call(func=ast.Name(id="sqrt"), args=[argument]):
+            return {CONSTANT: cmath.sqrt(_number(argument))}
+        case ast.Call(func=ast.Name(id="exp"), args=[argument]):
+            return _exp(_read(argument), 1.0)
+        case ast.Call(func=ast.Name(id="cos"), args=[argument]):
+            half = _sum({}, _exp(_read(argument), 1j), 0.5)
+            return _sum(half, _exp(_read(argument), -1j), 0.5)
+        case ast.Call(func=ast.Name(id="sin"), args=[argument]):
+            half = _sum({}, _exp(_read(argument), 1j), -0.5j)
+            return _sum(half, _exp(_read(argument), -1j), 0.5j)
+    raise _OtherFunction
+
+
+def _number(node: ast.expr) -> complex:
+    terms = _read(node)
+    if set(terms) != {CONSTANT}:
+        raise _OtherFunction
+    return terms[CONSTANT]
+
+
+def _sum(left: Terms, right: Terms, factor: complex) -> Terms:
+    total = dict(left)
+    for kind, c in right.items():
+        total[kind] = total.get(kind, 0j) + factor * c
+    return total
+
+
+def _product(left: Terms, right: Terms) -> Terms:
+    total: Terms = {}
+    for (n, z, q), c in left.items():
+        for (m, y, r), d in right.items():
+            kind = (n + m, z + y, q + r)
+            total[kind] = total.get(kind, 0j) + c * d
+    return total
+
+
+def _exp(argument: Terms, factor: complex) -> Terms:
+    """exp(factor * argument) of a polynomial of the second degree."""
+    if any(n > 2 or z != 0.0 or q != 0.0 for n, z, q in argument):
+        raise _OtherFunction
+    c, z, q = (factor * argument.get((n, 0j, 0j), 0j) for n in range(3))
+    return {(0, z, q): cmath.exp(c)}

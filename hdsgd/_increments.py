@@ -1,22 +1,24 @@
-"""Covariance of the one-step increments of the overlaps: components, and the closed form for pure quadratics.
+"""Covariance of the one-step increments of the overlaps: components, moments, and pure quadratics in closed form.
 
 With u = (lambda, lambda_star), e the error of the step and g = gamma/p (over the batch size), scaled increments are
 
     Q_jl  a_j s'_j u_l e + a_l s'_l u_j e + g a_j a_l s'_j s'_l e**2,    M_jr  a_j s'_j u_{p+r} e,    a_j  ratio s_j e.
 
-Every route (here, `_increments_erf`, `_nodes`) takes states with a leading axis and returns their covariance without
-the projection on the sphere, shape (R, m, m), components in the order of `Components`.
+Every route (here, `_increments_erf`, `_increments_exponentials`, `_increments_leading`, `_nodes`) takes states with a
+leading axis and returns their covariance without the projection on the sphere, shape (R, m, m), components in the order
+of `Components`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Components", "Step", "quadratic"]
+__all__ = ["CHUNK", "Components", "Moments", "Step", "assemble", "quadratic", "spread"]
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -91,6 +93,80 @@ class Components:
         end = self.split + self.p * self.k
         a = x[:, end:] if self.trained else np.zeros((len(x), self.p))
         return Q, x[:, self.split : end].reshape(-1, self.p, self.k), a
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What the increments of Q and M are made of, s'_j the student's derivative at u_j; the last three only for g > 0.
+
+    Attributes
+    ----------
+    first : (R, p, n) array
+        E[s'_j u_b e].
+    second : (R, p, p, n, n) array
+        E[s'_j s'_l u_b u_c e**2].
+    squares : (R, p, p) array
+        E[s'_j s'_l e**2].
+    cubes : (R, p, p, p, n) array
+        E[s'_j s'_l s'_m u_b e**3].
+    fourths : (R, p, p, p, p) array
+        E[s'_j s'_l s'_m s'_q e**4].
+    """
+
+    first: Array
+    second: Array
+    squares: Array
+    cubes: Array
+    fourths: Array
+
+    @classmethod
+    def zeros(cls, count: int, p: int, n: int) -> Moments:
+        """Room for the moments of some states."""
+        shapes = ((p, n), (p, p, n, n), (p, p), (p, p, p, n), (p, p, p, p))
+        return cls(*(np.zeros((count, *shape)) for shape in shapes))
+
+    def scaled(self, height: float, unit: Array) -> Moments:
+        """Those of height * s'_j and u_b/unit_b, unit (n,)."""
+        first, second, cubes = self.first / unit, self.second / unit[:, None] / unit, self.cubes / unit
+        return Moments(
+            height * first, height**2 * second, height**2 * self.squares, height**3 * cubes, height**4 * self.fourths
+        )
+
+
+def spread(target: Array, indices: tuple[int, ...], value: Array | float) -> None:
+    """Set target[:, indices] to `value` in all orders of the indices."""
+    for order in permutations(indices):
+        place: tuple[slice | int, ...] = (slice(None), *order)
+        target[place] = value
+
+
+def assemble(step: Step, a: Array, moments: Moments) -> Array:
+    """Covariance (R, m, m) for a fixed second layer.
+
+    Components are sums of two elementary terms a_j s'_j u_b e, plus g a_j a_l s'_j s'_l e**2 for those of Q.
+    """
+    js, bs = step.components.units
+    of_Q = np.arange(js.size) < step.components.split
+    ls, us = np.where(of_Q, bs, 0), np.where(of_Q, js, 0)  # of the other term
+    one, other = a[:, js], np.where(of_Q, a[:, ls], 0.0)
+    J, B, L, U = js[:, None], bs[:, None], ls[:, None], us[:, None]
+
+    def columns(x: Array) -> Array:
+        return x[:, :, None]
+
+    def rows(x: Array) -> Array:
+        return x[:, None, :]
+
+    first, second = moments.first, moments.second
+    cov = columns(one) * rows(one) * second[:, J, js, B, bs] + columns(other) * rows(other) * second[:, L, ls, U, us]
+    mixed = columns(one) * rows(other) * second[:, J, ls, B, us]
+    mean = one * first[:, js, bs] + other * first[:, ls, us]
+    if step.g > 0.0:
+        square, cubes = step.g * one * other, moments.cubes
+        mean = mean + square * moments.squares[:, js, ls]
+        mixed = mixed + columns(square) * (rows(one) * cubes[:, J, L, js, bs] + rows(other) * cubes[:, J, L, ls, us])
+        cov = cov + columns(square) * rows(square) * moments.fourths[:, J, L, js, ls]
+    return np.asarray(cov + mixed + mixed.swapaxes(1, 2) - columns(mean) * rows(mean))
 
 
 def quadratic(step: Step, squares: Array, Omega: Array, v: Array, a: Array) -> Array:

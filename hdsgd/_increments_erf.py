@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._family import ErrorFunction
-from ._increments import CHUNK, Step
+from ._increments import CHUNK, Moments, Step, assemble, spread
 
 __all__ = ["arcsines", "error_functions", "scale_nodes"]
 
@@ -61,8 +61,8 @@ def error_functions(
     nodes : int
         Of the integral over the scale.
     """
-    p, n, parts = step.p, step.p + step.k, step.components
-    at = max(1, CHUNK // (nodes * n**2 + p**2 * n**2 + parts.size**2))
+    p, n, size = step.p, step.p + step.k, step.components.size
+    at = max(1, CHUNK // (nodes * n**2 + p**2 * n**2 + size**2))
     if len(Omega) > at:
         pieces = [
             error_functions(step, student, teacher, Omega[i : i + at], v[i : i + at], a[i : i + at], nodes)
@@ -74,61 +74,30 @@ def error_functions(
     w = v * np.where(pick, student.height, teacher.height)
     c = (v @ np.where(pick, student.offset, teacher.offset))[:, None, None]
     C0 = Omega * unit[:, None] * unit
-    gain = a * student.height * unit[0]  # a_j s'_j is gain_j times the slope of erf(x/sqrt(2))
-    Delta, count = step.Delta, len(Omega)
+    Delta, rest = step.Delta, c[:, 0] ** 2 + step.Delta
 
-    first = np.empty((count, p, n))  # E[h'_j u_b e]
-    second = np.empty((count, p, p, n, n))  # E[h'_j h'_l u_b u_c e^2]
-    cubes = np.empty((count, p, p, p, n))  # E[h'_j h'_l h'_m u_b e^3]
-    squares = np.empty((count, p, p))  # E[h'_j h'_l e^2]
-    fourths = np.empty((count, p, p, p, p))
+    moments = Moments.zeros(len(Omega), p, n)  # of the rescaled fields and h'_j
     for j in range(p):
         Cj, tj = _tilt(C0, j)
-        first[:, j] = tj[:, None] * (Cj @ (w * _factor(Cj))[:, :, None])[:, :, 0]
+        moments.first[:, j] = tj[:, None] * (Cj @ (w * _factor(Cj))[:, :, None])[:, :, 0]
         for l in range(j, p):
             C, t = _tilt(Cj, l)
             t = tj * t
             F = _square(w, C)[:, None, None] + c**2 + Delta
-            squares[:, j, l] = squares[:, l, j] = t * F[:, 0, 0]
-            second[:, j, l] = second[:, l, j] = t[:, None, None] * (C * F + C @ _curvature(w, C) @ C)
+            moments.squares[:, j, l] = moments.squares[:, l, j] = t * F[:, 0, 0]
+            moments.second[:, j, l] = moments.second[:, l, j] = t[:, None, None] * (C * F + C @ _curvature(w, C) @ C)
             if step.g == 0.0:
                 continue
             for m in range(l, p):
                 Cm, tm = _tilt(C, m)
-                value = (t * tm)[:, None] * _cube(w, Cm, c[:, 0] ** 2 + Delta)
-                for x, y, z in {(j, l, m), (l, j, m), (j, m, l), (m, j, l), (l, m, j), (m, l, j)}:
-                    cubes[:, x, y, z] = value
+                value = (t * tm)[:, None] * _cube(w, Cm, rest)
+                spread(moments.cubes, (j, l, m), value)
                 for q in range(m, p):
                     Cq, tq = _tilt(Cm, q)
                     fourth = t * tm * tq * _fourth(w, Cq, c[:, 0, 0] ** 2, Delta, nodes)
-                    _spread(fourths, (j, l, m, q), fourth)
+                    spread(moments.fourths, (j, l, m, q), fourth)
 
-    # components are sums of two elementary terms h'_j u_b e, plus g h'_j h'_l e^2 for those of Q
-    js, bs = parts.units
-    split = parts.split
-    one = gain[:, js] / unit[bs]
-    other = np.zeros_like(one)
-    other[:, :split] = gain[:, bs[:split]] / unit[0]
-    square = np.zeros_like(one)
-    square[:, :split] = step.g * gain[:, js[:split]] * gain[:, bs[:split]]
-    of_Q = np.arange(js.size) < split
-    ls, us = np.where(of_Q, bs, 0), np.where(of_Q, js, 0)  # of the other term
-
-    def columns(x: Array) -> Array:
-        return x[:, :, None]
-
-    def rows(x: Array) -> Array:
-        return x[:, None, :]
-
-    J, B, L, U = js[:, None], bs[:, None], ls[:, None], us[:, None]
-    cov = columns(one) * rows(one) * second[:, J, js, B, bs] + columns(other) * rows(other) * second[:, L, ls, U, us]
-    mixed = columns(one) * rows(other) * second[:, J, ls, B, us]
-    mean = one * first[:, js, bs] + other * first[:, ls, us]
-    if step.g > 0.0:
-        mean = mean + square * squares[:, js, ls]
-        mixed = mixed + columns(square) * (rows(one) * cubes[:, J, L, js, bs] + rows(other) * cubes[:, J, L, ls, us])
-        cov = cov + columns(square) * rows(square) * fourths[:, J, L, js, ls]
-    return np.asarray(cov + mixed + mixed.swapaxes(1, 2) - columns(mean) * rows(mean))
+    return assemble(step, a, moments.scaled(student.height * unit[0], unit))
 
 
 def _tilt(C: Array, j: int) -> tuple[Array, Array]:
@@ -188,12 +157,3 @@ def _fourth(w: Array, C: Array, c2: Array, Delta: float, nodes: int) -> Array:
             total += pair * share * ta * tb * _square(wide, both)
     four, two = 6.0 * (measure * total).sum(axis=1), _square(w, C)
     return np.asarray(c2**2 + 6.0 * c2 * (two + Delta) + four + 6.0 * Delta * two + 3.0 * Delta**2)
-
-
-def _spread(target: Array, indices: tuple[int, int, int, int], value: Array) -> None:
-    """Set all permutations of four indices."""
-    from itertools import permutations
-
-    for order in set(permutations(indices)):
-        x, y, z, q = order
-        target[:, x, y, z, q] = value

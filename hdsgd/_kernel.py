@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
+import json
 from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
@@ -65,6 +66,12 @@ class Kernel:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module
+
+    @cached_property
+    def operations(self) -> int:
+        """Operations of one four-point function in numpy; compiled loops share most of them."""
+        counts = json.loads(self._text("manifest.json"))["operations"]
+        return max(int(count) for name, count in counts.items() if name.startswith("I4"))
 
     def sigma(self, x: Array) -> Array:
         """Student activation σ(x)."""
@@ -160,7 +167,10 @@ class Kernel:
         return np.asarray((second @ v[:, :, None]) * Omega[:, :p] + (first * v[:, None, :]) @ Omega)
 
     def noise(self, Q: Array, M: Array, P: Array, a: Array, a_star: Array, Delta: float) -> Array:
-        """N_jl = E[σ'(u_j) σ'(u_l) e²], shape (R, p, p)."""
+        """N_jl = E[σ'(u_j) σ'(u_l) e²], shape (R, p, p); P may have a leading axis here, too."""
+        if self.backend == "c" and P.ndim == 3:
+            states = zip(Q[:, None], M[:, None], P, a[:, None], strict=True)
+            return np.concatenate([self.noise(*state, a_star, Delta) for state in states])
         if self.backend == "c":
             return self._compiled(Q, M, P, a, a_star, Delta, "N")
         p = Q.shape[-1]
@@ -253,7 +263,7 @@ class Kernel:
 
 
 def _omega(Q: Array, M: Array, P: Array) -> Array:
-    teachers = np.concatenate((M.swapaxes(1, 2), np.broadcast_to(P, (len(M), *P.shape))), axis=2)
+    teachers = np.concatenate((M.swapaxes(1, 2), np.broadcast_to(P, (len(M), *P.shape[-2:]))), axis=2)
     return np.concatenate((np.concatenate((Q, M), axis=2), teachers), axis=1)
 
 

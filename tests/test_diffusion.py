@@ -178,7 +178,7 @@ def test_kinks_at_two_fields_by_rays(name, backend):
 @pytest.mark.parametrize(("name", "p", "k"), [("tanh", 1, 1), ("gelu", 1, 1), ("sin", 2, 1), ("exp", 1, 1)])
 def test_smooth_functions_by_tensor_rules(name, p, k):
     state = random_state(p, k, seed=5, size=0.3)
-    problem = Problem(name, gamma=0.5, Delta=0.1)
+    problem = Problem(name, gamma=0.5, Delta=0.1, second_layer_ratio=0.3 if name in ("sin", "exp") else 0.0)
     dyn = Dynamics(problem, "numpy")
     route = dyn.diffusion_route(state)
     assert route.route == "tensor"
@@ -208,15 +208,20 @@ def test_lattices_integrate_gaussian_moments():
         assert weights @ np.cos(points).prod(axis=1) == pytest.approx(np.exp(-n / 2), rel=5e-3)
 
 
-@pytest.mark.parametrize("name", ["quadratic", "erf", "he3", "relu", "tanh"])
+@pytest.mark.parametrize("name", ["quadratic", "erf", "he3", "relu", "tanh", "sin", "gaussian"])
 @pytest.mark.parametrize("order", ["all", "leading"])
 @pytest.mark.needs_cc
 def test_c_is_numpy(name, order):
     for p, k in ((1, 1), (2, 1), (2, 2)):
         state = random_state(p, k, seed=8, spherical=True)
         problem = Problem(name, gamma=0.5, Delta=0.1, spherical=True)
-        one, other = (Dynamics(problem, backend).diffusion(state, order=order)[0] for backend in ("c", "numpy"))
-        assert np.abs(one - other).max() <= 1e-11 * np.abs(other).max()
+        both = [Dynamics(problem, backend) for backend in ("c", "numpy")]
+        one, other = (dyn.diffusion(state, order=order)[0] for dyn in both)
+        reports = [dyn.diffusion_route(state, order=order) for dyn in both]
+        same = reports[0].route == reports[1].route  # tanh has derivatives in C only: in numpy they take seconds
+        assert same or name == "tanh"
+        tolerance = 1e-11 if same else sum(report.error for report in reports)
+        assert np.abs(one - other).max() <= tolerance * np.abs(other).max()
 
 
 @pytest.mark.parametrize("name", ["quadratic", "erf", "cubic"])
@@ -228,14 +233,16 @@ def test_leading_order_is_the_limit_of_small_gamma(name):
         Dynamics(Problem(name)).diffusion(state, order="first")
 
 
-@pytest.mark.parametrize("name", ["quadratic", "erf", "relu"])
-def test_replicas_and_permutations(name):
+@pytest.mark.parametrize(
+    ("name", "gamma"), [("quadratic", 0.6), ("erf", 0.6), ("relu", 0.6), ("sin", 0.6), ("gaussian", 0.6), ("relu", 0.0)]
+)
+def test_replicas_and_permutations(name, gamma):
     states = Overlaps.random(3, 2, 20, rng=0, replicas=4, spherical=False)
-    dyn = Dynamics(Problem(name, gamma=0.6, Delta=0.1))
+    dyn = Dynamics(Problem(name, gamma=gamma, Delta=0.1))
     cov, labels = dyn.diffusion(states)
     np.testing.assert_array_equal(cov[2], dyn.diffusion(states.replica(2))[0])
     assert np.linalg.eigvalsh(cov).min() >= -1e-9 * cov.max()
-    exact = name != "relu"  # a lattice is not symmetric, to its error
+    exact = name != "relu" or gamma == 0.0  # a lattice is not symmetric, to its error
     tolerance = 1e-10 if exact else 5 * dyn.diffusion_route(states).error
     for order in permutations(range(3)):
         state = states.replica(0)
@@ -254,7 +261,7 @@ def test_replicas_and_permutations(name):
 def test_a_singular_omega():
     W = np.random.default_rng(0).normal(size=(2, 7))
     state = Overlaps.from_weights(np.vstack((W, W[:1])), W)
-    for name in ("quadratic", "erf", "relu"):
+    for name in ("quadratic", "erf", "relu", "sin", "gaussian"):
         cov, _ = Dynamics(Problem(name, gamma=0.5, Delta=0.1)).diffusion(state)
         assert np.isfinite(cov).all()
         assert np.linalg.eigvalsh(cov).min() >= -1e-9 * cov.max()
