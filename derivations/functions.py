@@ -24,9 +24,8 @@ from functools import cache
 from typing import Any
 
 import mpmath
-import sympy
 
-from .waves import PLAIN_C, PLAIN_NUMPY, WAVES, WAVES_DUAL, WAVES_NUMPY, waves_c
+from .waves import PLAIN_C, PLAIN_NUMPY, WAVES, WAVES_DUAL, WAVES_NUMPY, Unevaluated, waves_c
 
 ROUNDING = 1e-14  # conditional variances below this fraction are rounding
 _STEP, _SIDE = 0.14, 28  # tanh-sinh rule of foursigns: 1e-15 for ordinary covariances; half the step near degeneracy
@@ -34,46 +33,40 @@ _COARSE = 2 * _SIDE + 1
 _GAUSS = (8, 16, 24)  # nodes of the Gauss-Legendre rules for ordinary covariances, in whole vectors
 
 
-class positive(sympy.Function):  # type: ignore[misc]
+class positive(Unevaluated):
     """A variance, 0 where rounding made it negative."""
 
     nargs = 1
-    is_real = True
 
 
-class clean(sympy.Function):  # type: ignore[misc]
+class clean(Unevaluated):
     """A conditional variance with its rounding removed."""
 
     nargs = 2
-    is_real = True
 
 
-class share(sympy.Function):  # type: ignore[misc]
+class share(Unevaluated):
     """Regression coefficient c/v, 0 where v = 0."""
 
     nargs = 2
-    is_real = True
 
 
-class density(sympy.Function):  # type: ignore[misc]
+class density(Unevaluated):
     """Density of a centred Gaussian at zero, 0 where its variance is."""
 
     nargs = 1
-    is_real = True
 
 
-class signsign(sympy.Function):  # type: ignore[misc]
+class signsign(Unevaluated):
     """asin of a correlation, from the covariance and the variances."""
 
     nargs = 3
-    is_real = True
 
 
-class foursigns(sympy.Function):  # type: ignore[misc]
+class foursigns(Unevaluated):
     """Expectation of the product of four signs."""
 
     nargs = 10
-    is_real = True
 
 
 FUNCTIONS = (positive, clean, share, density, signsign, foursigns, *WAVES)

@@ -39,32 +39,34 @@ _SMALL = 4.0  # exponents below which one panel resolves to 1e-16
 _FAR = 40.0  # exponents that are negligible
 
 
-class scaled(sympy.Function):  # type: ignore[misc]
+class Unevaluated(sympy.Function):  # type: ignore[misc]
+    """A real function that SymPy leaves as it is."""
+
+    is_real = True
+
+
+class scaled(Unevaluated):
     """A number times an exponential that may overflow."""
 
     nargs = 2
-    is_real = True
 
 
-class onesign(sympy.Function):  # type: ignore[misc]
+class onesign(Unevaluated):
     """Expectation of a sign beside an exponential or a sine."""
 
     nargs = 4
-    is_real = True
 
 
-class twosigns(sympy.Function):  # type: ignore[misc]
+class twosigns(Unevaluated):
     """Expectation of two signs beside an exponential or a cosine."""
 
     nargs = 7
-    is_real = True
 
 
-class threesigns(sympy.Function):  # type: ignore[misc]
+class threesigns(Unevaluated):
     """Expectation of three signs beside an exponential or a sine."""
 
     nargs = 11
-    is_real = True
 
 
 WAVES = (scaled, onesign, twosigns, threesigns)

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._formulas import implicit, quenched, spread
+from ._formulas import LOST, at_exit, implicit, quenched, spread
 from ._laws import converged, exit_from_random, exit_from_zero, mean_log_mu, normal_mean, sphere_nodes
-from ._ode import solve_ode
 from ._overlaps import Overlaps
+from ._passage import exit_of_ode
 from ._problem import Problem
 from ._retrieval import (
     arguments,
@@ -34,7 +34,6 @@ __all__ = ["corrected", "from_zero"]
 
 Array = NDArray[np.float64]
 
-LOST = 1e-9  # largest probability of the starts that are left out
 # Smallest squared way to the exit, in units of what noise adds to m**2 while it is small: there the plain corrected
 # times are within 4 % of the exact simulation (5 % close to the largest gamma), at a third of it up to 25 % off.
 CLEAR = 10.0
@@ -179,7 +178,7 @@ def _mean_ode(problem: Problem, p: int, d: int, T: float) -> float:
         return (mean - mean_log_mu(1, d) + float(np.log(d))) / (2.0 * growth_rate(problem, 1))
 
     found = _sample(problem, p, d, T)
-    risen = (T * p * (p + 1) * d + (2.0 * p * found.mu0 - found.tau0) * (1.0 - T)) / (2.0 * p * found.mu0)
+    risen = at_exit(p, d, T, found.mu0, found.tau0) / (2.0 * p * found.mu0)
     linear = np.log(risen) / (2.0 * growth_rate(problem, p))
     return quenched(problem, p=p, d=d, T=T) + float(np.mean(found.exits - linear))
 
@@ -210,10 +209,7 @@ def _ode(problem: Problem, start: Overlaps, T: float) -> float:
     # A unit that starts near M = 0 is left behind at a saddle, which the implicit equation knows nothing of; a long
     # horizon costs nothing where the ODE exits.
     horizon = FAR * (implicit(problem, start, T) + 1.0 / growth_rate(problem, start.p))
-    exits = solve_ode(problem, start, horizon, times=[0.0], stop=Exit(T=T), rtol=1e-7, atol=1e-11).exit_time
-    if not np.isfinite(exits):
-        raise ValueError("the ODE never exits from this start; decrease T or gamma.")
-    return float(exits)
+    return exit_of_ode(problem, start, horizon, Exit(T=T), "the ODE never exits from this start; decrease T or gamma.")
 
 
 def _full(problem: Problem, p: int, d: int, T: float, noise: float) -> float:

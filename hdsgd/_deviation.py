@@ -13,6 +13,7 @@ from ._overlaps import Overlaps
 from ._problem import Problem
 from ._random import RNG
 from ._simulate import simulate
+from ._statistics import averaged
 
 __all__ = ["Deviation", "deviation"]
 
@@ -33,6 +34,9 @@ class Deviation(NamedTuple):
     mean: float
     error: float
     each: tuple[float, ...]
+
+    def __repr__(self) -> str:
+        return f"Deviation(mean={self.mean:.6g}, error={self.error:.2g}, {len(self.each)} replicas)"
 
 
 def deviation(
@@ -102,5 +106,4 @@ def deviation(
         if np.shape(given) != run.shape[1:]:
             raise ValueError(f"{name} of against must have shape {run.shape[1:]}, got {np.shape(given)}.")
     each = np.maximum(np.abs(runs.Q - Q).max(axis=(1, 2, 3)), np.abs(runs.M - M).max(axis=(1, 2, 3)))
-    error = each.std(ddof=1) / np.sqrt(replicas) if replicas > 1 else np.nan
-    return Deviation(float(each.mean()), float(error), tuple(each.tolist()))
+    return Deviation(*averaged(each), tuple(each.tolist()))

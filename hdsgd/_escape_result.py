@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from ._solution import Solution, versions
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["EscapeResult", "Row", "prefix"]
+__all__ = ["EscapeResult", "Row", "prefix", "write_files"]
 
 Array = NDArray[np.float64]
 
@@ -189,8 +190,6 @@ class EscapeResult:
         ValueError, TypeError
             ``out`` is a folder, has one of these endings, or is in a folder that does not exist.
         """
-        start = prefix(out)
-        paths = [start.with_name(f"{start.name}{ending}") for ending in ENDINGS]
         variables = {
             "t": (("t",), self.paths.t),
             "risk_simulation": (("drawn", "t"), self.paths.risk),
@@ -203,18 +202,9 @@ class EscapeResult:
         if self.sde_paths is not None:
             variables["risk_sde"] = (("drawn", "t"), self.sde_paths.risk)
             variables["M_sde"] = (("drawn", "t", "j", "r"), self.sde_paths.M)
-        _storage.write(paths[0], variables, self.to_dict())
-        with _storage.atomically(paths[1]) as partial:
-            partial.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-        if not figure:
-            return paths[:2]
-        try:
-            drawing = self.figure()
-        except ValueError:  # no matplotlib: the numbers are there all the same
-            return paths[:2]
-        with _storage.atomically(paths[2]) as partial:
-            drawing.savefig(partial, dpi=150)
-        return paths
+        document = self.to_dict()
+        text = json.dumps(document, indent=1)
+        return write_files(out, variables, document, ".json", text, self.figure if figure else None)
 
     def __repr__(self) -> str:
         problem = self.problem
@@ -237,6 +227,31 @@ def prefix(out: object) -> Path:
     if path.suffix in ENDINGS:
         raise ValueError(f"save takes the beginning of file names; leave the ending {path.suffix} of {text!r} out.")
     return path
+
+
+def write_files(
+    out: str | os.PathLike[str],
+    variables: Mapping[str, tuple[tuple[str, ...], Array]],
+    document: Mapping[str, Any],
+    ending: str,
+    text: str,
+    draw: Callable[[], Figure] | None,
+) -> list[Path]:
+    """Write ``out``.npz, the text with its ending and, with matplotlib, ``out``.png; returns the paths."""
+    start = prefix(out)
+    paths = [start.with_name(f"{start.name}{it}") for it in (".npz", ending, ".png")]
+    _storage.write(paths[0], variables, document)
+    with _storage.atomically(paths[1]) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+    if draw is None:
+        return paths[:2]
+    try:
+        drawing = draw()
+    except ValueError:  # no matplotlib: the numbers are there all the same
+        return paths[:2]
+    with _storage.atomically(paths[2]) as partial:
+        drawing.savefig(partial, dpi=150)
+    return paths
 
 
 def _cells(row: Row) -> tuple[str, ...]:

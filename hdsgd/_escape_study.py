@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _storage
-from ._checks import choice, integer, real
+from ._checks import callback, choice, file_path, integer, real
 from ._escape_points import escape_point, formulas, sampled_exits
-from ._escape_result import prefix
+from ._escape_result import write_files
 from ._learning_rate import learning_rate
 from ._passage import fraction
 from ._problem import Problem
+from ._record import FRESH, Record
 from ._retrieval import max_gamma, optimal_gamma
 from ._solution import versions
+from ._statistics import summary
 from ._study_plots import study_figure
-from ._sweep import sweep
+from ._sweep import evaluate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +34,7 @@ __all__ = ["STUDIES", "EscapeStudy", "escape_study"]
 
 Array = NDArray[Any]
 
+FORMAT = 1
 STUDIES = ("distribution", "dimension", "gamma", "ratio")
 ROUTES = {"simulate": "simulation", "sde": "SDE", "ode": "ODE"}
 FORMULAS = ("annealed", "quenched", "plain", "full")
@@ -118,6 +121,8 @@ class EscapeStudy:
         if self.remark:
             lines.append(self.remark)
         lines.append("plain, full: the corrected times of finite d.  t = nu*gamma/(p*d), samples n = t p d/gamma.")
+        if any("-" in row for row in body):
+            lines.append("-: not all runs have exited, or the formula does not hold at this point.")
         return "\n".join([*lines, *self.failures])
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,25 +143,12 @@ class EscapeStudy:
 
     def save(self, out: str | os.PathLike[str], *, figure: bool = True) -> list[Path]:
         """Write ``out``.npz (arrays), ``out``.txt (the table) and, with matplotlib, ``out``.png; returns the paths."""
-        start = prefix(out)
-        paths = [start.with_name(f"{start.name}{ending}") for ending in (".npz", ".txt", ".png")]
         variables = {name: (("point",), values) for name, values in self.points.items()}
         variables |= {f"curve_{name}": (("curve",), values) for name, values in self.curves.items()}
         for name, values in self.exit_times.items():
             variables[f"exit_times_{name}"] = ((f"replica_{name}",), values)
         document = {key: value for key, value in self.to_dict().items() if key not in ARRAYS}
-        _storage.write(paths[0], variables, document)
-        with _storage.atomically(paths[1]) as partial:
-            partial.write_text(self.table() + "\n", encoding="utf-8")
-        if not figure:
-            return paths[:2]
-        try:
-            drawing = self.figure()
-        except ValueError:  # no matplotlib: the numbers are there all the same
-            return paths[:2]
-        with _storage.atomically(paths[2]) as partial:
-            drawing.savefig(partial, dpi=150)
-        return paths
+        return write_files(out, variables, document, ".txt", self.table(), self.figure if figure else None)
 
     def __repr__(self) -> str:
         return f"EscapeStudy({self.study}, {self.points['p'].size} points, {len(self.failures)} failed)"
@@ -174,6 +166,7 @@ def escape_study(
     seed: int = 0,
     quick: bool = False,
     record: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
     executor: Executor | None = None,
     workers: int | None = None,
     progress: Callable[[float], None] | None = None,
@@ -199,6 +192,8 @@ def escape_study(
         Fewer and smaller points.
     record : path, optional
         A ``.jsonl`` file that keeps the finished points: the same study goes on from it after a kill or Ctrl-C.
+    fresh : bool
+        Compute everything again, whatever the record holds.
     executor, workers, progress
         As of `hdsgd.sweep`.
 
@@ -210,7 +205,7 @@ def escape_study(
     Raises
     ------
     ValueError, TypeError
-        Arguments out of range, or a record of another study.
+        Arguments out of range, or a record of another study, of other settings or of another version.
 
     Notes
     -----
@@ -228,118 +223,117 @@ def escape_study(
     True
     """
     study = choice("study", study, STUDIES)
-    index = 0 if quick else 1
-    Delta, T = real("Delta", Delta, low=0.0), fraction(T)
-    rate, seed = real("rate", rate, low=0.0, strict=True, hint="it is gamma/p"), integer("seed", seed, low=0)
+    callback("progress", progress)
+    points = _points(study, p, d, rate, Delta, T, replicas, seed, 0 if quick else 1)
+    by_route = study == "distribution"
+    jobs = [{"by": by, **points[0]} for by in ROUTES] if by_route else points
+    done, failed = evaluate(
+        sampled_exits if by_route else escape_point,
+        jobs,
+        record=_record(record, study, jobs, fresh),
+        executor=executor,
+        workers=workers,
+        progress=progress,
+    )
+    found: dict[str, Any] = {"exit_times": {}, "curves": {}, "optima": {}, "remark": ""}
+    if by_route:
+        found["exit_times"] = {ROUTES[jobs[i]["by"]]: np.array(done[i]["times"]) for i in sorted(done)}
+        times = found["exit_times"].get("simulation", np.zeros(0))
+        done = {0: {**summary(times), "replicas": times.size, **_formulas(points[0])}}
+    if study == "gamma":
+        found |= _against_gamma(points, 0 if quick else 1)
+    order = sorted(range(len(points)), key=lambda i: [points[i][name] for name in ("p", "d", "rate")])
+    return EscapeStudy(
+        study=study,
+        settings={
+            name: points[0][name] for name in ("T", "Delta", "rate", "seed") if (study, name) != ("gamma", "rate")
+        },
+        points=_arrays([points[i] for i in order], [done.get(i, {}) for i in order]),
+        failures=tuple(f"{_place(jobs[i])}: {failed[i]}" for i in sorted(failed)),
+        **found,
+    )
+
+
+def _points(
+    study: str,
+    p: int | Sequence[int] | None,
+    d: int | Sequence[int] | None,
+    rate: float,
+    Delta: float,
+    T: float,
+    replicas: int | None,
+    seed: int,
+    index: int,
+) -> list[dict[str, Any]]:
+    """The arguments of each point, all of them checked, the longest first."""
     widths = _several("p", p, WIDTHS.get(study, ((1,), (1,)))[index])
     dimensions = _several("d", d, DIMENSIONS.get(study, ((3000,), (3000,)))[index])
     if study in ("distribution", "gamma") and (len(widths), len(dimensions)) != (1, 1):
         raise ValueError(f"the study {study!r} is made at one p and one d; pass one of each.")
-    if replicas is not None or quick:
+    if replicas is not None or index == 0:
         replicas = QUICK if replicas is None else integer("replicas", replicas, low=2, hint="an error needs 2")
-    fixed: dict[str, list[Any]] = {"Delta": [Delta], "T": [T], "replicas": [replicas], "seed": [seed]}
-    how: dict[str, Any] = {"executor": executor, "workers": workers, "progress": progress, "out": record}
-    silent = Problem("quadratic", gamma=0.0, Delta=Delta, spherical=True)
-    rates = [rate]
+    fixed = {"Delta": real("Delta", Delta, low=0.0), "T": fraction(T), "replicas": replicas}
+    fixed["seed"] = integer("seed", seed, low=0)
+    rates = [real("rate", rate, low=0.0, strict=True, hint="it is gamma/p")]
+    silent = _problem({"p": 1, "rate": 0.0, **fixed})
     if study == "gamma":
         rates = [share * max_gamma(silent, widths[0]) / widths[0] for share in SHARES[index]]
     for one in widths:  # before the work
         if rates[-1] * one >= max_gamma(silent, one):
             raise ValueError(f"rate={rate:g} is beyond the stability of the escape at p={one}; choose a smaller one.")
-    settings = {"T": T, "Delta": Delta, **({} if study == "gamma" else {"rate": rate}), "seed": seed}
-    if study == "distribution":
-        return _distribution(widths[0], dimensions[0], fixed, how, settings)
-    # the longest first
-    grid: dict[str, list[Any]] = {
-        "p": sorted(widths, reverse=True),
-        "d": sorted(dimensions, reverse=True),
-        "rate": rates,
-    }
-    result = sweep(escape_point, {**grid, **fixed}, **how)
-    axes = dict(zip(grid, (np.ravel(axis) for axis in np.meshgrid(*grid.values(), indexing="ij")), strict=True))
-    order = np.lexsort([axes["rate"], axes["d"], axes["p"]])
-    axes = {name: values[order] for name, values in axes.items()}
-    points = _points(axes, {name: np.ravel(values)[order] for name, values in result.values.items()})
-    optima, curves, remark = {}, {}, ""
-    if study == "gamma":
-        fine = np.geomspace(SHARES[index][0], SHARES[index][-1], FINE[index]) * max_gamma(silent, widths[0])
-        own = {"p": np.full(fine.size, widths[0]), "d": np.full(fine.size, dimensions[0]), "rate": fine / widths[0]}
-        each = [formulas(replace(silent, gamma=gamma), widths[0], dimensions[0], T) for gamma in fine]
-        every = _points(own, {name: np.array([one[name] for one in each]) for name in FORMULAS})
-        curves = {name: every[name] for name in ("gamma", "samples_per_t", *FORMULAS)}
-        optima = {"linear": optimal_gamma(silent, p=widths[0])}
-        try:
-            optima["corrected"] = learning_rate(silent, p=widths[0], d=dimensions[0], T=T, by="corrected").optimal
-        except ValueError as reason:
-            remark = str(reason)
-    failures = tuple(
-        f"p = {grid['p'][place[0]]}, d = {grid['d'][place[1]]}, gamma/p = {rates[place[2]]:g}: {message}"
-        for place, message in result.failures.items()
-    )
-    return EscapeStudy(
-        study=study,
-        settings=settings,
-        points=points,
-        exit_times={},
-        curves=curves,
-        optima=optima,
-        remark=remark,
-        failures=failures,
-    )
+    axes = itertools.product(reversed(widths), reversed(dimensions), rates)
+    return [{"p": p, "d": d, "rate": rate, **fixed} for p, d, rate in axes]
 
 
-def _distribution(
-    p: int, d: int, fixed: dict[str, list[Any]], how: dict[str, Any], settings: dict[str, Any]
-) -> EscapeStudy:
-    rate = settings["rate"]
-    result = sweep(sampled_exits, {"by": list(ROUTES), "p": [p], "d": [d], "rate": [rate], **fixed}, **how)
-    every = np.asarray(result.values.get("times", np.zeros((len(ROUTES), 0)))).reshape(len(ROUTES), -1)
-    exits = {name: row for name, row in zip(ROUTES.values(), every, strict=True) if row.size}
-    times = exits.get("simulation", np.zeros(0))
-    problem = Problem("quadratic", gamma=rate * p, Delta=settings["Delta"], spherical=True)
-    found = {
-        "mean": times.mean() if times.size else math.nan,  # NaN where one is censored: the late ones are
-        "error": times.std(ddof=1) / math.sqrt(times.size) if times.size else math.nan,
-        "median": _median(times),
-        "censored": int(np.isnan(times).sum()),
-        "replicas": times.size,
-        **formulas(problem, p, d, settings["T"]),
-    }
-    return EscapeStudy(
-        study="distribution",
-        settings=settings,
-        points=_points(
-            {"p": np.array([p]), "d": np.array([d]), "rate": np.array([rate])},
-            {name: np.array([value]) for name, value in found.items()},
-        ),
-        exit_times=exits,
-        curves={},
-        optima={},
-        remark="",
-        failures=tuple(f"{list(ROUTES.values())[place[0]]}: {text}" for place, text in result.failures.items()),
-    )
+def _problem(point: Mapping[str, Any]) -> Problem:
+    return Problem("quadratic", gamma=point["rate"] * point["p"], Delta=point["Delta"], spherical=True)
 
 
-def _points(axes: dict[str, Array], values: dict[str, Array]) -> dict[str, Array]:
-    gamma = axes["p"] * axes["rate"]
-    n = gamma.size
-    named = {name: values.get(name, np.full(n, np.nan)) for name in ("mean", "error", "median", *FORMULAS)}
-    counts = {name: values.get(name, np.zeros(n)) for name in ("censored", "replicas")}
-    return {
-        "p": axes["p"],
-        "d": axes["d"],
-        "gamma": gamma,
-        **named,
-        **counts,
-        "samples_per_t": axes["d"] / axes["rate"],
-    }
+def _formulas(point: Mapping[str, Any]) -> dict[str, float]:
+    return formulas(_problem(point), point["p"], point["d"], point["T"])
 
 
-def _median(times: Array) -> float:
-    if not times.size:
-        return math.nan
-    middle = float(np.median(np.where(np.isnan(times), np.inf, times)))
-    return middle if math.isfinite(middle) else math.nan
+def _against_gamma(points: Sequence[Mapping[str, Any]], index: int) -> dict[str, Any]:
+    """The formulas at many learning rates, and those of the fewest samples."""
+    p, d, T = (points[0][name] for name in ("p", "d", "T"))
+    silent = _problem({**points[0], "rate": 0.0})
+    shares = np.geomspace(SHARES[index][0], SHARES[index][-1], FINE[index])
+    fine = [{**points[0], "rate": gamma / p} for gamma in shares * max_gamma(silent, p)]
+    every = _arrays(fine, [_formulas(point) for point in fine])
+    optima, remark = {"linear": optimal_gamma(silent, p=p)}, ""
+    try:
+        optima["corrected"] = learning_rate(silent, p=p, d=d, T=T, by="corrected").optimal
+    except ValueError as reason:
+        remark = str(reason)
+    curves = {name: every[name] for name in ("gamma", "samples_per_t", *FORMULAS)}
+    return {"curves": curves, "optima": optima, "remark": remark}
+
+
+def _record(
+    path: str | os.PathLike[str] | None, study: str, points: Sequence[Mapping[str, Any]], fresh: bool
+) -> Record | None:
+    if path is None:
+        return None
+    own = file_path(path, "study.jsonl")
+    head = {"hdsgd_study": FORMAT, "version": versions()["hdsgd"], "study": study, "points": points}
+    record = Record(own, head, FRESH)
+    if fresh:
+        own.unlink(missing_ok=True)
+    return record
+
+
+def _arrays(points: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
+    """The points of a study, from what was found at each."""
+    missing = {**dict.fromkeys(("mean", "error", "median", *FORMULAS), math.nan), "censored": 0, "replicas": 0}
+    p, d, rate = (np.array([point[name] for point in points]) for name in ("p", "d", "rate"))
+    values = {name: np.array([one.get(name, default) for one in found]) for name, default in missing.items()}
+    return {"p": p, "d": d, "gamma": p * rate, **values, "samples_per_t": d / rate}
+
+
+def _place(point: Mapping[str, Any]) -> str:
+    if "by" in point:
+        return ROUTES[point["by"]]
+    return f"p = {point['p']}, d = {point['d']}, gamma/p = {point['rate']:g}"
 
 
 def _several(name: str, value: int | Sequence[int] | None, usual: Sequence[int]) -> list[int]:

@@ -18,6 +18,7 @@ from . import _retrieval, _simulate_c, escape
 from ._checks import callback, integer, real
 from ._dynamics import Dynamics
 from ._escape_result import EscapeResult, Row
+from ._formulas import typical_growth
 from ._ode import solve_ode
 from ._overlaps import Overlaps
 from ._passage import fraction
@@ -27,6 +28,7 @@ from ._sde import solve_sde
 from ._simulate import simulate
 from ._solution import Exit, Solution, Status
 from ._starts import read_start
+from ._statistics import averaged, median
 
 __all__ = ["EscapeResult", "Row", "escape_experiment", "horizon"]
 
@@ -146,7 +148,7 @@ def escape_experiment(
     if name == "published" and (d, gamma, Delta, T) == tuple(_published()[key] for key in ("d", "gamma", "Delta", "T")):
         rows += _published_rows(p, starts)
 
-    typical = next((t for t in (rows[0].time, _median(exit_times["simulation"])) if math.isfinite(t)), t_max / 3.0)
+    typical = next((t for t in (rows[0].time, median(exit_times["simulation"])) if math.isfinite(t)), t_max / 3.0)
     shown = min(t_max, 3.0 * typical)
     times, drawn = np.linspace(0.0, shown, 201), min(_DRAWN, replicas)
     sample = fixed if fixed is not None else Overlaps.random(p, 1, d, rng=seed, replicas=drawn)
@@ -217,8 +219,7 @@ def horizon(problem: Problem, p: int, d: int, T: float) -> float:
 
 
 def _growth_times(p: int, d: int, T: float) -> float:
-    level = math.log((T * (p + 1) * d + (p + 1) * (1.0 - T)) / (2.0 * p))  # the annealed formula
-    return max(level, 0.0) / 2.0 + _PATIENCE
+    return max(typical_growth(p, d, T), 0.0) / 2.0 + _PATIENCE
 
 
 def _horizon(problem: Problem, fixed: Overlaps | None, p: int, d: int, T: float) -> float:
@@ -294,23 +295,15 @@ def _runs(route: str, sol: Solution, starts: str, t_max: float) -> Row:
 
 def _sampled(route: str, values: Array, starts: str, otherwise: str) -> Row:
     """The mean and its error; without them where values are missing, since the largest ones are."""
-    missing, median = int(np.count_nonzero(~np.isfinite(values))), _median(values)
+    missing, middle = int(np.count_nonzero(~np.isfinite(values))), median(values)
     if not missing:
-        error = float(values.std(ddof=1) / math.sqrt(values.size))
-        return Row(route, float(values.mean()), error, starts, int(values.size), median=median)
+        return Row(route, *averaged(values), starts, int(values.size), median=middle)
     if missing == values.size:
         note = f"all {missing} runs {otherwise}"
     else:
         note = f"{missing} of {values.size} runs {otherwise}, so that a mean over the others would be biased low"
-        note += f"; median {median:.2f}" if math.isfinite(median) else ", and no more than half have a time"
-    return Row(route, math.nan, math.nan, starts, int(values.size), missing, note, median)
-
-
-def _median(values: Array) -> float:
-    """With what is missing later than all others; nan where that is half or more."""
-    ranked = np.sort(np.where(np.isfinite(values), values, np.inf))
-    middle = float(ranked[(ranked.size - 1) // 2 : ranked.size // 2 + 1].mean())
-    return middle if math.isfinite(middle) else math.nan
+        note += f"; median {middle:.2f}" if math.isfinite(middle) else ", and no more than half have a time"
+    return Row(route, math.nan, math.nan, starts, int(values.size), missing, note, middle)
 
 
 @cache

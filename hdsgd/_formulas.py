@@ -9,6 +9,7 @@ Source: Arnaboldi, Krzakala, Loureiro, Stephan 2023, "Escaping mediocrity" (arXi
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ._laws import chi_nodes, converged, mean_log_mu, sphere_nodes
 from ._overlaps import Overlaps
@@ -16,7 +17,9 @@ from ._passage import fraction
 from ._problem import Problem
 from ._retrieval import arguments, plateau_start, reachable, stable
 
-__all__ = ["annealed", "implicit", "quenched", "spread"]
+__all__ = ["LOST", "annealed", "at_exit", "implicit", "quenched", "spread", "typical_growth"]
+
+Array = NDArray[np.float64]
 
 LOST = 1e-9  # largest probability of the starts that a formula may leave out
 # Smallest T*d of the averages over random starts, which themselves differ by 1/d: at 3 the annealed time is 10 to 45 %
@@ -115,7 +118,7 @@ def annealed(problem: Problem, *, p: int, k: int = 1, d: int, T: float) -> float
     grow, _ = stable(problem, p)
     spread(T, d)
     reachable(problem, p, (1.0 - T) * (1.0 + 1.0 / p))
-    return float(np.log((T * (p + 1) * d + (p + 1) * (1.0 - T)) / (2.0 * p)) / (2.0 * grow))
+    return typical_growth(p, d, T) / (2.0 * grow)
 
 
 def quenched(problem: Problem, *, p: int, k: int = 1, d: int, T: float) -> float:
@@ -161,12 +164,12 @@ def quenched(problem: Problem, *, p: int, k: int = 1, d: int, T: float) -> float
     def estimate(n: int) -> float:
         if p == 1:
             u, weights = sphere_nodes(d, n)
-            return float(weights @ np.log(2.0 * T * d + 2.0 * d * u * (1.0 - T)))
+            return float(weights @ np.log(at_exit(1, d, T, d * u, 0.0)))
         narrower = np.sqrt((d - 1.0) / (d + 2.0))  # than chi-squared: squared overlaps are uncorrelated Beta variables
         mu, half_tau = chi_nodes(p, n), chi_nodes(p * (p - 1) // 2, n)
         mu0 = p + narrower * (mu[0][:, None] - p)
         tau0 = p * (p - 1) + narrower * (2.0 * half_tau[0] - p * (p - 1))
-        value = T * p * (p + 1) * d + (2.0 * p * mu0 - tau0) * (1.0 - T)
+        value = at_exit(p, d, T, mu0, tau0)
         weights = mu[1][:, None] * half_tau[1]
         if float(weights[value <= 0.0].sum()) > LOST:
             raise ValueError(
@@ -176,6 +179,16 @@ def quenched(problem: Problem, *, p: int, k: int = 1, d: int, T: float) -> float
         return float(np.sum(weights * np.log(np.where(value > 0.0, value, 1.0))))
 
     return float((converged(estimate) - mean_log_mu(p, d) - np.log(2.0 * p)) / (2.0 * grow))
+
+
+def typical_growth(p: int, d: int, T: float) -> float:
+    """Logarithm of what sum_j m_j**2 grows by up to the exit, from its mean over starts."""
+    return float(np.log((T * (p + 1) * d + (p + 1) * (1.0 - T)) / (2.0 * p)))
+
+
+def at_exit(p: int, d: int, T: float, mu0: Array, tau0: Array | float) -> Array:
+    """2 p mu at the exit, mu = d sum_j m_j**2, once the overlaps between students have decayed; as in `quenched`."""
+    return T * p * (p + 1) * d + (2.0 * p * mu0 - tau0) * (1.0 - T)
 
 
 def spread(T: float, d: int) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _storage
 from ._checks import array, callback, fits, frozen, integer, real, restore, same_fields, time_grid
 from ._overlaps import Overlaps
-from ._plots import new_figure
+from ._plots import mean_field_figure
 from ._problem import Problem
 from ._random import OVERLAPS, RNG, generators, master_seed
 from ._reduced_risk import RISKS, Slope
@@ -186,17 +186,7 @@ class MeanFieldSolution:
 
     def plot(self) -> Figure:
         """Draw the risk, and median and central 80 % of overlaps and norms (needs the extra ``plot``)."""
-        figure = new_figure()(figsize=(11.0, 4.0), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        left.semilogy(self.t, self.risk)
-        left.set(xlabel="$t$", ylabel="excess risk")
-        for values, label in ((np.abs(self.M).max(axis=-1), r"$\max_r|M_{jr}|$"), (self.norms, "$Q_{jj}$")):
-            low, middle, high = np.quantile(values, (0.1, 0.5, 0.9), axis=-1)
-            (line,) = right.plot(self.t, middle, label=label)
-            right.fill_between(self.t, low, high, color=line.get_color(), alpha=0.25, linewidth=0)
-        right.set(xlabel="$t$", ylabel=f"median and central 80 % of {self.M.shape[1]} units")
-        right.legend()
-        return figure
+        return mean_field_figure(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         restore(self, {**state, **{name: MappingProxyType(state[name]) for name in ("stats", "versions")}})

@@ -197,6 +197,8 @@ def plateau(problem: Problem, p: int, k: int = 1, *, P: ArrayLike | None = None,
     ------
     ValueError
         If the overlaps between students run away from the plateau: gamma is too large.
+    TypeError
+        A learning rate that is a schedule.
 
     Notes
     -----
@@ -220,6 +222,7 @@ def plateau(problem: Problem, p: int, k: int = 1, *, P: ArrayLike | None = None,
     none = np.zeros((0, p * k)), np.zeros((0, 0)), np.zeros((0, 0))
     if shared == 1:
         return Plateau(problem, p, k, own, shared, None, float("nan"), *none)
+    problem.step_time(p, 1)  # refuses a schedule
     dynamics = Dynamics(problem, backend)
     relaxed = solve_ode(problem, start, RELAX, times=[RELAX], backend=backend)
     Q = relaxed.Q[-1] if relaxed.t.size and relaxed.t[-1] == RELAX else np.full((p, p), np.nan)

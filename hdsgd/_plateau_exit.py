@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ._dynamics import Dynamics
 from ._laws import mean_log_form
-from ._ode import solve_ode
 from ._overlaps import Overlaps
+from ._passage import exit_of_ode
 from ._solution import Exit
 
 if TYPE_CHECKING:
@@ -41,11 +41,13 @@ def corrected_time(flat: Plateau, d: int, T: float) -> float:
         raise ValueError(
             f"at d = {d} a fall of the risk by {T:g} is not clear of the noise; increase d or T, or decrease gamma"
         )
-    excess = []
+    excess, stop = [], Exit(level=(1.0 - T) * flat.point.risk)
+    missed = f"the ODE does not fall by {T:g} below the plateau; decrease T or gamma"
     for start in _starts(flat, d):
         amplitudes = flat.modes @ start.M.ravel() * np.sqrt(d)
         linear = float(np.log(target / (amplitudes @ falls @ amplitudes))) / (2.0 * flat.growth)
-        excess.append(_ode(flat, start, T, 3.0 * typical + 20.0 / flat.growth) - linear)
+        exits = exit_of_ode(flat.problem, start, 3.0 * typical + 20.0 / flat.growth, stop, missed)
+        excess.append(exits - linear)
     from_start = (np.log(target) - _mean_log(falls, spread(np.eye(flat.p)))) / (2.0 * flat.growth)
     sown = spread(state.Q)
     saved = (_mean_log(falls, sown + noise) - _mean_log(falls, sown)) / (2.0 * flat.growth)
@@ -76,12 +78,3 @@ def _starts(flat: Plateau, d: int) -> list[Overlaps]:
     spherical = flat.problem.spherical
     drawn = Overlaps.random(flat.p, flat.k, d, rng=SEED, spherical=spherical, orthogonal_teacher=True, replicas=STARTS)
     return [Overlaps(one.Q, one.M @ np.linalg.cholesky(P).T, P) for one in map(drawn.replica, range(STARTS))]
-
-
-def _ode(flat: Plateau, start: Overlaps, T: float, horizon: float) -> float:
-    assert flat.point is not None
-    stop = Exit(level=(1.0 - T) * flat.point.risk)
-    sol = solve_ode(flat.problem, start, horizon, times=[0.0], stop=stop, rtol=1e-7, atol=1e-11)
-    if not np.isfinite(sol.exit_time):
-        raise ValueError(f"the ODE does not fall by {T:g} below the plateau; decrease T or gamma")
-    return float(sol.exit_time)

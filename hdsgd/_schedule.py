@@ -84,18 +84,18 @@ class Schedule:
 
     def __call__(self, t: float | Array | Sequence[float]) -> float | Array:
         """The learning rate at the time t >= 0, or at each of an array of times."""
+        rates = np.array(self.values)[self._piece(t)]
+        return rates if rates.ndim else float(rates)
+
+    def _piece(self, t: float | Array | Sequence[float]) -> NDArray[np.intp]:
         times = np.asarray(t, dtype=np.float64)
         if not np.all(times >= 0.0):
             raise ValueError(f"a schedule begins at t = 0, got {t!r}; give times t >= 0.")
-        rates = np.array(self.values)[np.searchsorted(self.times, times, side="right") - 1]
-        return rates if times.ndim else float(rates)
-
-    def _piece(self, t: float) -> int:
-        return max(0, bisect_right(self.times, t) - 1)
+        return np.asarray(np.searchsorted(self.times, times, side="right") - 1)
 
     def after(self, t: float) -> Schedule:
         """The schedule from time t on, which becomes its time 0."""
-        i = self._piece(t)
+        i = int(self._piece(t))
         return Schedule((0.0, *(time - t for time in self.times[i + 1 :])), self.values[i:])
 
     def pieces(self, t_max: float) -> list[tuple[float, float, float]]:

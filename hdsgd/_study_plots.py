@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._plots import COLOURS, new_figure
+from ._plots import COLOURS, histogram, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,9 +63,7 @@ def _distribution(axes: Axes, study: Any, chosen: Any) -> None:
     last = float(np.nanquantile(every, 0.995))
     for name, values in study.exit_times.items():
         colour, style = RUNS[name]
-        bins = np.linspace(0.0, last, int(np.clip(2.0 * np.sqrt(values.size), 6, 60)) + 1)
-        share = np.histogram(values, bins)[0] / (values.size * (bins[1] - bins[0]))
-        axes.stairs(share, bins, color=colour, linestyle=style, linewidth=1.5, label=f"{name}, {values.size} runs")
+        histogram(axes, values, last, name, color=colour, linestyle=style)
     points = study.points
     axes.axvline(
         points["mean"][0], color="black", linewidth=2.5, alpha=0.35, label=f"simulation, mean {points['mean'][0]:.3f}"

@@ -56,3 +56,18 @@ def trajectories():
         name: (entry, {key.split("/")[1]: value for key, value in values.items() if key.startswith(f"{name}/")})
         for name, entry in settings.items()
     }
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A cache that the tests of a file share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def private(cache, tmp_path, monkeypatch):
+    """A working folder and a cache of its own: tests of the command line save names and clear things."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HDSGD_CACHE_DIR", str(cache))
+    monkeypatch.delenv("HDSGD_TRACEBACK", raising=False)
+    monkeypatch.setattr("hdsgd._errors._warned", True)  # where there is no compiler; the line has a test of its own

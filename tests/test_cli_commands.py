@@ -16,17 +16,7 @@ from hdsgd.cli import main
 SQUARE = ["--activation", "quadratic", "--gamma", "0.1", "--spherical"]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def private(cache, tmp_path, monkeypatch):
-    """A working folder and a cache of its own: the tests save names and clear things."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HDSGD_CACHE_DIR", str(cache))
-    monkeypatch.setattr("hdsgd._errors._warned", True)  # where there is no compiler
+pytestmark = pytest.mark.usefixtures("private")
 
 
 @pytest.fixture

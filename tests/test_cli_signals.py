@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hdsgd._sweep import Record
+from hdsgd._record import Record
 from hdsgd.cli import _run, main
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and pipes as on POSIX")

@@ -12,18 +12,7 @@ import hdsgd
 from hdsgd import _bridge, _compiler
 from hdsgd.cli import main
 
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def private(cache, tmp_path, monkeypatch):
-    """A working folder and a cache of its own: the tests save names and clear things."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HDSGD_CACHE_DIR", str(cache))
-    monkeypatch.setattr("hdsgd._errors._warned", True)  # where there is no compiler
+pytestmark = pytest.mark.usefixtures("private")
 
 
 @pytest.fixture

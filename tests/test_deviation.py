@@ -39,6 +39,7 @@ def test_it_is_what_it_says():
     gap = np.array([runs.overlaps(i).Omega - ode.overlaps(i).Omega for i in range(5)])
     np.testing.assert_allclose(found.each, np.abs(gap).max(axis=(0, 2, 3)), rtol=1e-10)
     assert found.mean == pytest.approx(np.mean(found.each))
+    assert str(found) == f"Deviation(mean={found.mean:.6g}, error={found.error:.2g}, 3 replicas)"
     assert np.isnan(deviation(problem, SMALL, 1.0, d=50, replicas=1, rng=4).error)
     with pytest.raises(ValueError, match="replica"):
         deviation(problem, Overlaps.random(2, 1, 50, rng=0, replicas=2), 1.0, d=50)

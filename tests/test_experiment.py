@@ -13,7 +13,8 @@ import pytest
 
 import hdsgd
 from hdsgd import Overlaps, escape, escape_experiment
-from hdsgd._experiment import _horizon, _median, _sampled
+from hdsgd._experiment import _horizon, _sampled
+from hdsgd._statistics import median
 
 SMALL = {"d": 300, "T": 0.1, "replicas": 30, "rng": 1, "dt": 5e-3}
 ROUTES = [
@@ -91,8 +92,8 @@ def test_the_median_counts_censored_runs_as_the_latest():
     row = _sampled("a route", values, "starts", "had not exited")
     assert row.note == ("1 of 5 runs had not exited, so that a mean over the others would be biased low; median 0.70")
     assert row.median == 0.7
-    assert _median(np.array([1.0, 2.0, np.nan])) == 2.0
-    assert math.isnan(_median(np.array([1.0, 2.0, np.nan, np.nan])))
+    assert median(np.array([1.0, 2.0, np.nan])) == 2.0
+    assert math.isnan(median(np.array([1.0, 2.0, np.nan, np.nan])))
     assert "no more than half" in _sampled("a route", np.array([1.0, np.nan]), "starts", "had not exited").note
     assert _sampled("a route", np.full(3, np.nan), "starts", "had not exited").note == "all 3 runs had not exited"
 

@@ -82,7 +82,11 @@ def test_files_and_report(squares, tmp_path):
     assert again.to_dict() == result.to_dict()
     assert again.table() == result.table()
     assert make(size="quick", format="svg").paths[0].name == "A1-quick.svg"
-    assert "Made in its quick version" in (tmp_path / "out" / "A1-quick.md").read_text(encoding="utf-8")
+    quick = (tmp_path / "out" / "A1-quick.md").read_text(encoding="utf-8")
+    assert "Made in its quick version" in quick
+    assert "Made by `hdsgd figure A1 --quick --seed 0`" in quick
+    tiny = make(size="tiny", seed=3).paths[-1].read_text(encoding="utf-8")
+    assert 'Made by `hdsgd.figure("A1", size="tiny", seed=3)`' in tiny
 
 
 def test_the_record_saves_work_of_the_same_settings_only(squares):
@@ -98,10 +102,27 @@ def test_the_record_saves_work_of_the_same_settings_only(squares):
     make(size="quick")  # has a record of its own
     make()
     assert runs() == [1, 2, 3, 4, 5]
+
+
+def test_a_record_of_other_settings_is_kept(squares, tmp_path, monkeypatch):
+    """Hours of work must not be lost to another seed, or to another version."""
+    make, runs = squares
+    make()
+    record = (tmp_path / "out" / "A1.jsonl").read_bytes()
+    assert runs() == [1, 2, 3, 4, 5]
+    for other in ({"seed": 1}, {"mode": "other"}):
+        with pytest.raises(ValueError, match=r"A1\.jsonl' is the record .* pass fresh=True to compute .* elsewhere"):
+            make(**other)
+    with monkeypatch.context() as patch:
+        patch.setattr(_make, "versions", lambda: {"hdsgd": "0.0.1"})
+        with pytest.raises(ValueError, match="of other settings or of another version"):
+            make()
+    assert runs() == []
+    assert (tmp_path / "out" / "A1.jsonl").read_bytes() == record
+    make(seed=1, fresh=True)
+    assert runs() == [1, 2, 3, 4, 5]
     make(seed=1)
-    assert runs() == [1, 2, 3, 4, 5]
-    make(mode="other settings")
-    assert runs() == [1, 2, 3, 4, 5]
+    assert runs() == []
 
 
 def test_a_failed_job_is_named_and_the_others_are_kept(squares, tmp_path):
@@ -251,6 +272,9 @@ def test_the_command(tmp_path, capsys):
     assert main(["figure", "Q7"]) == 2
     assert "choose from A1" in capsys.readouterr().err
     assert main(["figure", "A1", "--format", "gif"]) == 2
+    (tmp_path / "A1-quick.jsonl").write_text("{}\n")
+    assert main(["figure", "A1", "--quick", "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.endswith("another version; add --fresh, or give another --out.\n")
 
 
 def test_the_command_goes_on_after_a_failure(squares, tmp_path, capsys, monkeypatch):

@@ -139,7 +139,10 @@ def test_solutions_are_values(tmp_path):
     with np.load(tmp_path / "wide.npz") as arrays:
         np.testing.assert_array_equal(arrays["q"], sol.q)
     assert "p=6" in repr(sol)
-    assert len(sol.plot().axes) == 2
+    figure = sol.plot()
+    assert figure.get_suptitle() == "erf, $p=6$, $k=2$, $d=100$, gradient flow"
+    assert {axes.get_xlabel() for axes in figure.axes} == {r"$t = \nu\gamma/(pd)$"}
+    assert [axes.get_ylabel()[:11] for axes in figure.axes] == ["excess risk", "median, cen"]
 
 
 def test_command(tmp_path, capsys):

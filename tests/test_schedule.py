@@ -33,6 +33,8 @@ def test_values_by_time():
     for before in (-1.0, [0.0, -1e-9], np.nan):
         with pytest.raises(ValueError, match="begins at t = 0"):
             schedule(before)
+        with pytest.raises(ValueError, match="begins at t = 0"):
+            schedule.after(np.min(before))
     assert [schedule(t) for t in (0.0, 1.999, 2.0, 2.5, 3.0, 100.0)] == [1.0, 1.0, 0.5, 0.5, 0.0, 0.0]
     assert str(schedule) == "0:1,2:0.5,3:0"
     assert f"{schedule:.2f}" == "0:1.00,2:0.50,3:0.00"
@@ -52,6 +54,14 @@ def test_a_value_like_all_others():
     assert (CHANGING.at(0.4).gamma, CHANGING.after(0.4).gamma) == (0.5, Schedule([0.0, 0.5 - 0.4], [0.5, 1.0]))
     assert CHANGING.after(7.0) == dataclasses.replace(CHANGING, gamma=1.0)
     assert CONSTANT.at(3.0) == CONSTANT.after(3.0) == CONSTANT
+
+
+def test_pictures_name_the_learning_rates():
+    pytest.importorskip("matplotlib")
+    sol = solve_ode(CHANGING, START, 0.1)
+    assert r"$\gamma=2$, then $0.5$ from $t=0.31234$, then $1$ from $t=0.5$" in sol.plot().get_suptitle()
+    many = dataclasses.replace(sol, problem=dataclasses.replace(CHANGING, gamma=Schedule(range(5), range(5, 0, -1))))
+    assert r"$\gamma=5$ to $1$ in 5 pieces" in many.plot().get_suptitle()
 
 
 @pytest.mark.parametrize(

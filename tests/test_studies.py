@@ -38,6 +38,10 @@ def test_a_formula_that_refuses_is_missing():
     found = escape_point(p=1, d=100, rate=0.1, T=0.01, replicas=20)
     assert np.isnan([found["quenched"], found["plain"], found["full"]]).all()
     assert np.isfinite(found["mean"])
+    table = study("dimension", d=[100], T=0.01, replicas=20).table()
+    assert "  -  " in table
+    assert table.endswith("-: not all runs have exited, or the formula does not hold at this point.")
+    assert "-:" not in study("dimension", d=[1000]).table()
 
 
 def test_ratio_approaches_one():
@@ -125,8 +129,15 @@ def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
     again = study("dimension", d=[300, 500, 1000], record=record)
     assert started == [300]
     np.testing.assert_array_equal(again.points["mean"], whole.points["mean"])
-    with pytest.raises(ValueError, match=r"of another study .*delete it"):
+    with pytest.raises(ValueError, match=r"figure or study, .* pass fresh=True"):
         study("dimension", d=[300, 500], record=record)
+    started.clear()
+    assert study("dimension", d=[300, 500], record=record, fresh=True).points["mean"].size == 2
+    assert started == [500, 300]
+    with monkeypatch.context() as patch:
+        patch.setattr("hdsgd._escape_study.versions", lambda: {"hdsgd": "0.0.1"})
+        with pytest.raises(ValueError, match="of another version"):
+            study("dimension", d=[300, 500], record=record)
 
 
 @pytest.mark.parametrize(
@@ -160,11 +171,12 @@ def test_command_line(capsys, tmp_path, monkeypatch):
         ("--study ratio --gamma 0.2", "--gamma is not for a study; leave it out"),
         ("--study ratio --start random", "--start is not for a study"),
         ("--quick", "--quick needs --study"),
+        ("--fresh", "--fresh needs --study"),
         ("--rate 0.2", "--rate needs --study"),
         ("--study gamma --rate 0.2", "--rate is not for the study gamma, which goes through the learning rates"),
         (
             "--study dimension -d 400 -T 0.2",
-            "of another study or of other settings; give another --out, or delete the file",
+            "of other settings or of another version; add --fresh, or give another --out",
         ),
         ("--study width", "invalid choice: 'width'"),
     ):

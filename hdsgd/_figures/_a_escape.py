@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._experiment import escape_experiment
+from .._plots import histogram
 from ._frame import COLOURS, Claim, Figure, Job, Results, canvas, seeds
 
 if TYPE_CHECKING:
@@ -68,18 +69,15 @@ def _draw(results: Results) -> Drawing:
     figure, axes = canvas(3, 2, height=3.4)
     _paths(axes[0, 0], results, "risk", r"excess risk $\mathcal{R}-\Delta/2$")
     _paths(axes[0, 1], results, "m", r"overlap $m$ with the teacher")
-    for column, job, title in (
-        (1, "random", "random starts"),
-        (0, "published", rf"published start, $m(0) = {results['published']['m_ode'][0]:.4f}$"),
-    ):
+    published = rf"published start, $m(0) = {results['published']['m_ode'][0]:.4f}$"
+    for panel in axes[0]:
+        panel.set_title(published)
+    for column, job, title in ((1, "random", "random starts"), (0, "published", published)):
         _histogram(axes[1, column], results, job)
         axes[1, column].set_title(title)
         _routes(axes[2, column], results, job)
         axes[2, column].sharex(axes[1, column])
-    figure.suptitle(
-        r"Escape from mediocrity: $d=3000$, $p=k=1$, $\gamma=0.1$, $\Delta=10^{-4}$, $T=0.01$; "
-        r"top: published start"
-    )
+    figure.suptitle(r"Escape from mediocrity: $d=3000$, $p=k=1$, $\gamma=0.1$, $\Delta=10^{-4}$, $T=0.01$")
     return figure
 
 
@@ -95,7 +93,13 @@ def _paths(axes: Axes, results: Results, name: str, label: str) -> None:
             axes.plot(found["t"], found[f"risk_mean_{kind}"], color=dark, linestyle=dashes, label=f"{text}, mean")
     axes.plot(found["t"], found[f"{name}_ode"], color="black", linestyle="-.", label="ODE")
     if name == "risk":
-        axes.axhline(float(found["level"]), color="0.6", linewidth=1.0, linestyle=":", label=r"$(1-T)\,\mathcal{R}(0)$")
+        axes.axhline(
+            float(found["level"]),
+            color="0.6",
+            linewidth=1.0,
+            linestyle=":",
+            label=r"exit level $(1-T)\,\mathcal{R}(0)$",
+        )
     axes.set_xlabel(r"$t = \nu\gamma/(pd)$")
     axes.set_ylabel(label)
     axes.legend()
@@ -105,11 +109,7 @@ def _histogram(axes: Axes, results: Results, job: str) -> None:
     found = results[job]
     last = max(float(np.nanquantile(found[f"exit_times_{kind}"], 0.995)) for kind in LOOKS)
     for kind, (text, dark, _) in LOOKS.items():
-        times = found[f"exit_times_{kind}"]
-        bins = np.linspace(0.0, last, int(np.clip(2.0 * math.sqrt(times.size), 6, 60)) + 1)
-        share = np.histogram(times, bins)[0] / (times.size * (bins[1] - bins[0]))
-        dashes = "--" if kind == "sde" else "-"
-        axes.stairs(share, bins, color=dark, linestyle=dashes, linewidth=1.4, label=f"{text}, {times.size} runs")
+        histogram(axes, found[f"exit_times_{kind}"], last, text, color=dark, linestyle="--" if kind == "sde" else "-")
     axes.set_xlim(0.0, last)
     axes.set_ylabel("density")
     axes.legend()
@@ -131,12 +131,13 @@ def _routes(axes: Axes, results: Results, job: str) -> None:
             capsize=3,
         )
         axes.annotate(f"{time:.3f}", (time, -place), xytext=(0, 5), textcoords="offset points", ha="center", size=8)
-    axes.plot([], [], "o", color=COLOURS[0], label="mean over runs")
-    axes.plot([], [], "D", color=COLOURS[3], label="without runs")
+    many = "runs" if job == "published" else "runs or starts"
+    axes.errorbar([], [], [], [], fmt="o", capsize=3, color=COLOURS[0], label=rf"mean over {many} $\pm$ 2 s.e.")
+    axes.plot([], [], "D", color=COLOURS[3], label="ODE and formulas" if job == "published" else "formulas")
     axes.legend()
     axes.set_yticks([-place for place in range(len(rows))], [str(found["route"][i]) for i in rows])
     axes.set_ylim(-len(rows) + 0.4, 0.8)
-    axes.set_xlabel(r"exit time $t_{\rm ext}$ ($\pm$ 2 standard errors)")
+    axes.set_xlabel(r"exit time $t_{\rm ext}$")
 
 
 def _claims(results: Results) -> list[Claim]:

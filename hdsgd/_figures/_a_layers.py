@@ -12,6 +12,7 @@ from .._ode import solve_ode
 from .._overlaps import Overlaps
 from .._problem import Problem
 from .._simulate import simulate
+from .._statistics import averaged
 from ._a_escape import PAPER
 from ._frame import COLOURS, Claim, Figure, Job, Results, canvas, seeds
 
@@ -96,7 +97,7 @@ def _draw(results: Results) -> Drawing:
             row[0].plot(found["t"], found["largest_ode"], label=f"ODE from one start, {kind}", **black)
             times = found["escape"]
             shares, _ = np.histogram(times, bins, density=True)
-            text = rf"{kind}: ${times.mean():.4f} \pm {_error(times):.4f}$"
+            text = rf"{kind}: ${times.mean():.4f} \pm {averaged(times)[1]:.4f}$"
             row[1].stairs(shares, bins, color=dark, linestyle=dashes, linewidth=1.4, label=text)
         d = results.arguments[f"p={p}, fixed"]["d"]
         row[0].axhline(LEVEL, color="0.6", linewidth=1.0, linestyle=":")
@@ -112,36 +113,33 @@ def _draw(results: Results) -> Drawing:
     return figure
 
 
-def _error(values: Array) -> float:
-    return float(values.std(ddof=1) / math.sqrt(values.size))
-
-
 def _claims(results: Results) -> list[Claim]:
     claims = []
     for p in _widths(results):
         fixed, trained = (results[f"p={p}, {kind}"] for kind in ("fixed", "trained"))
         times, others = fixed["escape"], trained["escape"]
-        error = math.hypot(_error(times), _error(others))
+        (before, error), (after, other) = averaged(times), averaged(others)
+        error = math.hypot(error, other)
         claims.append(
             Claim(
                 what=f"p={p}: escape time with training, expected without",
-                ours=float(others.mean()),
-                expected=float(times.mean()),
+                ours=after,
+                expected=before,
                 error=error,
                 within=3.0 * error,
                 note="the error is that of the difference, as if the runs were independent",
             )
         )
-        change = others / times.mean() - times / times.mean()
-        solved = (trained["escape_ode"] - fixed["escape_ode"]) / times.mean()
+        change, change_error = averaged(others / before - times / before)
+        solved, solved_error = averaged((trained["escape_ode"] - fixed["escape_ode"]) / before)
         claims.append(
             Claim(
                 what=f"p={p}: relative change of the escape time by training, same starts and inputs",
-                ours=float(change.mean()),
-                error=_error(change),
-                expected=float(solved.mean()),
+                ours=change,
+                error=change_error,
+                expected=solved,
                 note="expected: the ODE from the same starts (on average over those of them that were solved, "
-                f"± {_error(solved):.1g}). Not judged: the ODE leaves out the noise, which shortens both by more "
+                f"± {solved_error:.1g}). Not judged: the ODE leaves out the noise, which shortens both by more "
                 "than this change. Pairs share starts and inputs, which resolves a change "
                 "far below the spread of the escape time: first a falls by up to 2/(p+2), later it grows",
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from .._overlaps import Overlaps
 from .._problem import Problem
 from .._simulate import simulate
 from .._solution import Exit
+from .._statistics import averaged
 from ._a_escape import PAPER
 from ._frame import COLOURS, Claim, Figure, Job, Results, canvas, seeds
 
@@ -105,8 +105,8 @@ def _claims(results: Results) -> list[Claim]:
     for job in _by_width(results):
         found = results[job]
         times, ode = found["exit_times"], float(found["exit_ode"])
-        mean, error = float(times.mean()), float(times.std(ddof=1) / math.sqrt(times.size))
-        gaps = found["largest_gap"]
+        mean, error = averaged(times)
+        gap, gap_error = averaged(found["largest_gap"])
         d = results.arguments[job]["d"]
         corrected = float(found["exit_corrected"])
         claims += [
@@ -127,8 +127,8 @@ def _claims(results: Results) -> list[Claim]:
             ),
             Claim(
                 what=f"{job}, d={d}: mean over runs of max |R - R_ODE|, t ≤ 3",
-                ours=float(gaps.mean()),
-                error=float(gaps.std(ddof=1) / math.sqrt(gaps.size)),
+                ours=gap,
+                error=gap_error,
             ),
         ]
     return claims

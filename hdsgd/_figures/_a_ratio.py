@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .._escape_points import formulas, sampled_exits
 from .._problem import Problem
+from .._statistics import averaged
 from ._a_escape import PAPER
 from ._frame import COLOURS, Claim, Figure, Job, Results, canvas, seeds
 
@@ -67,8 +68,7 @@ def _curves(results: Results) -> dict[int, dict[str, Array]]:
         known = [results[f"p={p}, d={d}, formulas"] for p in runs]
         curves[d] = {
             "p": np.array([*runs], dtype=float),
-            "mean": np.array([found.mean() for found in runs.values()]),
-            "error": np.array([found.std(ddof=1) / math.sqrt(found.size) for found in runs.values()]),
+            **dict(zip(("mean", "error"), np.transpose([averaged(found) for found in runs.values()]), strict=True)),
             **{name: np.array([float(entry[name]) for entry in known]) for name in FORMULAS},
         }
     return curves

@@ -14,6 +14,7 @@ from .._overlaps import Overlaps
 from .._problem import Problem
 from .._scaling import scaling
 from .._simulate import simulate
+from .._statistics import averaged
 from ._b_runs import DELTA, P0, RISK, SOURCE, K, chain, ode, risk_curve
 from ._frame import COLOURS, Claim, Figure, Job, Results, canvas, seeds
 
@@ -43,7 +44,8 @@ def measured(*, rate: float, Delta: float, d: int, t: float, replicas: int, seed
     runs = simulate(
         problem, point.state, t, d=d, replicas=replicas, rng=seed, times=np.linspace(0.5 * t, t, 21)
     ).risk.mean(axis=1)
-    return {"risk": runs.mean(), "error": runs.std(ddof=1) / np.sqrt(replicas), "fixed point": point.risk}
+    mean, error = averaged(runs)
+    return {"risk": mean, "error": error, "fixed point": point.risk}
 
 
 def _simulated(results: Results, prefix: str) -> list[str]:

@@ -94,12 +94,16 @@ def _draw_1(results: Results) -> Drawing:
     flat = QuadraticNetwork(p, K, settings["gamma"]).plateau_risk
     risk = axes[1, 1]
     risk.axhline(flat, color="0.5", linestyle=":", label=f"plateau, {flat:.4f}")
-    risk.plot([], [], ".", color=COLOURS[0], label=f"mean of {_count(results)} runs ± s.e.")
+    risk.plot([], [], ".", color=COLOURS[0], label=f"mean of {_count(results)} runs")
+    risk.fill_between([], [], color=COLOURS[0], alpha=0.3, linewidth=0, label="± its standard error")
     risk.plot([], [], color=COLOURS[0], linewidth=1.0, label="ODE")
     risk.legend(loc="lower left")
     for panel in axes[1]:
         panel.set_xlabel(r"$t = \nu\gamma/(pd)$")
-    figure.suptitle(rf"Quadratic network: $p={p}$, $p^*={K}$, $\eta=\gamma={settings['gamma']:g}$, $N={settings['d']}$")
+    gamma, d = settings["gamma"], settings["d"]
+    figure.suptitle(
+        rf"Quadratic network: $p={p}$, $p^{{*}}={K}$, $\eta=\gamma={gamma:g}$, $N={d}$; one colour for each overlap"
+    )
     return figure
 
 
@@ -225,7 +229,7 @@ def _draw_2(results: Results) -> Drawing:
         yscale="log",
         xlabel=r"learning rate $\eta=\gamma$",
         ylabel=r"$\alpha$ at half the loss",
-        title=r"$p=p^*=3$, $\epsilon=10^{-2}$",
+        title=r"$p=p^{*}=3$, starts of overlaps $\epsilon=10^{-2}$",
     )
     left.set_xticks([0.05, 0.1, 0.2, 0.4, 0.6], ["0.05", "0.1", "0.2", "0.4", "0.6"])
     left.set_yticks([30.0, 50.0, 100.0, 200.0], ["30", "50", "100", "200"])
@@ -233,29 +237,38 @@ def _draw_2(results: Results) -> Drawing:
     left.legend()
     widths = sorted({int(results.arguments[job]["p"]) for job in results})
     grid = np.arange(3, max(widths) + 1) if len(widths) > 1 else np.array([3, 4])
-    right.plot(grid, [QuadraticNetwork(int(p), K).optimal_gamma for p in grid], color=COLOURS[1], label="linear theory")
+    right.plot(
+        grid,
+        [QuadraticNetwork(int(p), K).optimal_gamma for p in grid],
+        color=COLOURS[1],
+        label="linear theory of the plateau",
+    )
     right.plot(
         grid,
         grid / (2.0 * math.sqrt(1.0 + 2.0 / K)),
         color="0.5",
         linestyle=":",
-        label=r"$p/(2\sqrt{1+2/p^*})$, large $p$",
+        label=r"$p/(2\sqrt{1+2/p^{*}})$, large $p$",
     )
     right.plot(
         grid,
         [QuadraticNetwork(int(p), K).largest_gamma for p in grid],
         color=COLOURS[3],
         linestyle="--",
-        label="learning to the end only below",
+        label="largest that learns to the end",
     )
     for epsilon, marker, colour, label in (
         (1e-2, "o", COLOURS[0], r"ODE, $\epsilon=10^{-2}$"),
         (SMALL, "s", COLOURS[2], r"ODE, $\epsilon=10^{-6}$"),
-        (None, "x", "black", "ODE, plateau alone"),
+        (None, "x", "black", r"ODE, from $\epsilon=10^{-6}$ to $10^{-2}$"),
     ):
         best = np.array([_best(results, p, epsilon) for p in widths])
         right.errorbar(widths, best[:, 0], best[:, 1], fmt=marker, color=colour, capsize=2, label=label)
-    right.set(xlabel="student width $p$", ylabel=r"optimal learning rate $\eta=\gamma$", title=rf"$p^*={K}$")
+    right.set(
+        xlabel="student width $p$",
+        ylabel=r"optimal learning rate $\eta=\gamma$",
+        title=rf"$p^{{*}}={K}$, starts of overlaps $\epsilon$",
+    )
     right.legend()
     return figure
 

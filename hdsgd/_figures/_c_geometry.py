@@ -106,19 +106,19 @@ def _draw_3(results: Results) -> Drawing:
         if job == "p=6":
             late = t[t > 3.0]
             top.plot(
-                late, found["own"][:, -1].mean() * t[-1] / late, color="0.4", linestyle=":", label=r"$\propto 1/t$"
+                late, found["own"][:, -1].mean() * t[-1] / late, color="0.4", linestyle=":", label=r"slope of $1/t$"
             )
             low.plot(
                 late,
                 QuadraticNetwork(6, 3).late_constant / late**2,
                 color="0.4",
                 linestyle=":",
-                label=r"$C/t^2$, theory",
+                label=r"theory, $C/t^2$",
             )
             low.legend()
-        top.set(title=rf"$p={job[2:]}$, $p^*=3$", yscale="log", xscale="linear" if job == "p=3" else "log")
-        low.set(yscale="log", xlabel="$t$")
-        top.legend(title="distance to the predicted end")
+        top.set(title=rf"$p={job[2:]}$, $p^{{*}}=3$", yscale="log", xscale="linear" if job == "p=3" else "log")
+        low.set(yscale="log", xlabel=r"$t = \nu\gamma/(pd)$")
+        top.legend(title="to the predicted end")
     axes[0, 0].set_ylabel("relative distance")
     axes[1, 0].set_ylabel(r"excess risk $\mathcal{R}$")
     return figure
@@ -204,12 +204,15 @@ def _draw_4(results: Results) -> Drawing:
             found["size"] / found["size"][0],
             color=COLOURS[1],
             linestyle="--",
-            label=r"$\|T^{-1}-P^{-1}\|$, of its start",
+            label=r"$\|T^{-1}-P^{-1}\|$ over that at $t=0$",
         )
         low.plot(t, found["risk"], color=COLOURS[2], linestyle="-.", label=r"risk $\mathcal{R}$")
-        low.set(yscale="log", xlabel="$t$")
+        low.set(yscale="log", xlabel=r"$t = \nu\gamma/(pd)$")
         low.legend()
     panels[0, 0].set_ylabel("elements of $S$")
+    figure.suptitle(
+        rf"$S(t)$ while $\|T^{{-1}}-P^{{-1}}\| > 10^{{{np.log10(MEASURED):.0f}}}$, below that rounding hides it"
+    )
     return figure
 
 
@@ -252,9 +255,9 @@ def _draw_5(results: Results) -> Drawing:
     for n, job in enumerate(sorted(results)):
         found, colour = results[job], COLOURS[n]
         for panel, line, points in ((left, "formula", "rank"), (right, "nullity", "jacobian")):
-            panel.plot(found["p"], found[line], color=colour, label=f"$p^*={job[2:]}$")
+            panel.plot(found["p"], found[line], color=colour, label=f"$p^{{*}}={job[2:]}$")
             panel.plot(found["p"], found[points], "o", color=colour, markersize=5)
-    left.set(title=r"$p p^* - p^*(p^*+1)/2$ (lines), by rank (dots)", ylabel="degrees of freedom at zero loss")
+    left.set(title=r"lines: $p p^{*} - p^{*}(p^{*}+1)/2$; dots: by rank", ylabel="degrees of freedom at zero loss")
     right.set(title="lines: formula; dots: Jacobian of the drift", ylabel="vanishing rates in the overlaps")
     most = max(int(results[job]["p"].max()) for job in results)
     for panel in (left, right):

@@ -212,6 +212,7 @@ def style() -> Iterator[None]:
         "font.size": 10.0,
         "image.cmap": "viridis",
         "legend.fontsize": "small",
+        "legend.title_fontsize": "small",
         "legend.frameon": False,
         "lines.linewidth": 1.6,
         "mathtext.fontset": "cm",

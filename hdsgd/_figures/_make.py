@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -19,8 +18,9 @@ from numpy.typing import NDArray
 from .. import _storage
 from .._checks import callback, choice, file_path, integer
 from .._random import master_seed
+from .._record import FRESH, Record
 from .._solution import versions
-from .._sweep import Record, evaluate
+from .._sweep import evaluate
 from . import _report
 from ._frame import SIZES, Claim, Figure, Job, Results, style
 from ._names import find
@@ -138,6 +138,7 @@ def figure(
     fresh : bool
         Compute everything again. Otherwise the jobs in NAME.jsonl, the record of the same figure, size, seed and
         version, are not run again: a run goes on after a crash or Ctrl-C, which lose only the jobs that were running.
+        A record of another seed or version is refused.
     workers : int, optional
         Processes, by default one for each core, with one thread each; 0 runs the jobs here, one after another.
     executor : concurrent.futures.Executor, optional
@@ -152,7 +153,7 @@ def figure(
     Raises
     ------
     ValueError, TypeError
-        An unknown name, size or format, or a folder that cannot be made.
+        An unknown name, size or format, a folder that cannot be made, or a record there that does not fit.
     RuntimeError
         A job failed; the others are in the record.
 
@@ -236,9 +237,10 @@ def _values(
     points = [job.point() for job in jobs]
     head = {"hdsgd_figure": FORMAT, "version": versions()["hdsgd"], "name": name, "size": size, "seed": seed}
     head["jobs"] = points
-    if fresh or not _is_record(path, head):
+    if fresh:
         path.unlink(missing_ok=True)
-    done, failed = evaluate(run, points, record=Record(path, head), executor=executor, workers=workers, progress=ran)
+    record = Record(path, head, FRESH)
+    done, failed = evaluate(run, points, record=record, executor=executor, workers=workers, progress=ran)
     if failed:
         first = min(failed)
         raise RuntimeError(
@@ -248,14 +250,6 @@ def _values(
     for value in (value for arrays in values.values() for value in arrays.values()):
         value.setflags(write=False)
     return values, resumed
-
-
-def _is_record(path: Path, head: Mapping[str, Any]) -> bool:
-    try:
-        with path.open(encoding="utf-8") as file:
-            return bool(json.loads(file.readline()) == head)
-    except (OSError, ValueError):
-        return False
 
 
 def run(function: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:

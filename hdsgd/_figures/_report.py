@@ -67,7 +67,9 @@ def markdown(result: FigureResult) -> str:
     ran += [_row(row) for row in _kinds(result.settings)]
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
     command = f"hdsgd figure {result.name}{' --quick' if result.size == 'quick' else ''} --seed {result.seed}"
-    ran += ["", f"Command: `{command}`. {_duration(result)}. Versions: {versions}.", ""]
+    if result.size == "tiny":  # which the command line does not make
+        command = f'hdsgd.figure("{result.name}", size="tiny", seed={result.seed})'
+    ran += ["", f"Made by `{command}`. {_duration(result)}. Versions: {versions}.", ""]
     return "\n".join([*head, *claims, *ran])
 
 

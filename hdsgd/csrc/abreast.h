@@ -87,17 +87,7 @@ HDSGD_BY_LANES(v_student, hdsgd_student)
 HDSGD_BY_LANES(v_student_prime, hdsgd_student_prime)
 HDSGD_BY_LANES(v_teacher, hdsgd_teacher)
 
-INLINE hdsgd_bits hdsgd_words(hdsgd_stream *g) /* hdsgd_next in each lane */
-{
-    const hdsgd_bits sum = g->s[0] + g->s[3], out = ((sum << 23) | (sum >> 41)) + g->s[0], t = g->s[1] << 17;
-    g->s[2] ^= g->s[0];
-    g->s[3] ^= g->s[1];
-    g->s[1] ^= g->s[2];
-    g->s[0] ^= g->s[3];
-    g->s[2] ^= t;
-    g->s[3] = (g->s[3] << 45) | (g->s[3] >> 19);
-    return out;
-}
+HDSGD_XOSHIRO(hdsgd_words, hdsgd_bits, hdsgd_stream) /* hdsgd_next in each lane */
 
 #define HDSGD_ONE 0x3ff0000000000000       /* bits of 1 ... */
 #define HDSGD_ROOT_HALF 0x3fe6a09e667f3bcd /* ... and of sqrt(1/2) */

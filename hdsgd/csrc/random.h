@@ -48,17 +48,20 @@ static inline hdsgd_rng hdsgd_seed(const uint64_t *words)
     return g;
 }
 
-static inline __attribute__((always_inline)) uint64_t hdsgd_next(hdsgd_rng *g)
-{
-    const uint64_t sum = g->s[0] + g->s[3], out = ((sum << 23) | (sum >> 41)) + g->s[0], t = g->s[1] << 17;
-    g->s[2] ^= g->s[0];
-    g->s[3] ^= g->s[1];
-    g->s[1] ^= g->s[2];
-    g->s[0] ^= g->s[3];
-    g->s[2] ^= t;
-    g->s[3] = (g->s[3] << 45) | (g->s[3] >> 19);
-    return out;
-}
+/* The next word, or vector of words, of a generator */
+#define HDSGD_XOSHIRO(name, word, state)                                                                               \
+    static inline __attribute__((always_inline)) word name(state *g)                                                   \
+    {                                                                                                                  \
+        const word sum = g->s[0] + g->s[3], out = ((sum << 23) | (sum >> 41)) + g->s[0], t = g->s[1] << 17;            \
+        g->s[2] ^= g->s[0];                                                                                            \
+        g->s[3] ^= g->s[1];                                                                                            \
+        g->s[1] ^= g->s[2];                                                                                            \
+        g->s[0] ^= g->s[3];                                                                                            \
+        g->s[2] ^= t;                                                                                                  \
+        g->s[3] = (g->s[3] << 45) | (g->s[3] >> 19);                                                                   \
+        return out;                                                                                                    \
+    }
+HDSGD_XOSHIRO(hdsgd_next, uint64_t, hdsgd_rng)
 
 static inline __attribute__((always_inline)) double hdsgd_uniform(hdsgd_rng *g) /* in (0, 1] */
 {
