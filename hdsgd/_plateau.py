@@ -85,7 +85,7 @@ class Plateau:
             Without a growing mode, or for a drop that is there from the start.
         """
         d = integer("d", d)
-        T = real("T", T, low=0.0, strict=True)
+        T = real("T", T, low=0.0, high=1.0, strict=True)
         if self.point is None or not self.growth > self.point.tolerance or self.exponent != 2:
             raise ValueError(f"the linear theory gives no exit time here: {self.laws()[0]}")
         target, gains = T * self.point.risk * d, self.gains
@@ -243,15 +243,14 @@ def plateau(problem: Problem, p: int, k: int = 1, *, P: ArrayLike | None = None,
         y = np.concatenate((newton(among_students, y[:students], 1e-12), np.zeros(p * k)))
     point = describe(dynamics, system, start, y)
     across = jacobian(lambda m: system.rhs(0.0, np.concatenate((y[:students], m)))[students:], y[students:])
-    rates, modes = np.linalg.eig(across)
+    rates = np.linalg.eigvals(across)
     growing = rates.real > point.tolerance
     growth = float(rates.real.max())
     if shared != 2 or not growing.any() or np.abs(rates[growing].imag).max() > point.tolerance:
         return Plateau(problem, p, k, own, shared, point, growth, *none)
-    # rounding splits equal rates into conjugate pairs, whose modes are spanned by real and imaginary part
-    basis = np.where(rates.imag < 0.0, modes.imag, modes.real)
-    weights = np.linalg.inv(basis)[growing]
-    vectors, speeds = basis[:, growing], rates[growing].real
+    vectors, weights, speeds = _modes(
+        across, _grouped(np.asarray(rates[growing].real, dtype=float), point.tolerance)[0], point.tolerance
+    )
     falls, together = np.zeros((len(speeds), len(speeds))), speeds[:, None] + speeds
     slope = jacobian(lambda z: np.array([system.risk(z)]), y)[0, :students]
     inner = jacobian(among_students, y[:students]) if students else np.zeros((0, 0))
@@ -310,6 +309,26 @@ def _second(function: Callable[[Array], Array], y: Array, u: Array, v: Array) ->
         return (16.0 * near - far - 30.0 * function(y)) / (12.0 * h**2)
 
     return (along(u + v) - along(u - v)) / 4.0
+
+
+def _modes(J: Array, values: list[float], tolerance: float) -> tuple[Array, Array, Array]:
+    """Modes (n, m) of some rates, their dual vectors (m, n), and the rate of each.
+
+    Rounding splits equal rates and leaves eigenvectors that are nearly parallel: their space has orthonormal ones.
+    """
+    from scipy.linalg import schur
+
+    def space(matrix: Array, value: float) -> Array:
+        _, basis, size = schur(matrix, sort=lambda re, im: value - 10.0 * tolerance <= re <= value + tolerance)
+        return np.asarray(basis[:, :size])
+
+    modes, duals, speeds = [], [], []
+    for value in values:
+        right, left = space(J, value), space(J.T, value)
+        modes.append(right)
+        duals.append(np.linalg.solve(left.T @ right, left.T))
+        speeds.append(np.full(right.shape[1], np.trace(duals[-1] @ J @ right) / right.shape[1]))
+    return np.concatenate(modes, axis=1), np.concatenate(duals), np.concatenate(speeds)
 
 
 def _grouped(values: Array, tolerance: float) -> tuple[list[float], list[int]]:
