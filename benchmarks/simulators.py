@@ -27,13 +27,15 @@ AIMS = {
 FASTER = 1.8  # how many times the limit of normals and multiply-adds the weights may take
 
 
-def per_step(name: str, p: int, k: int, d: int, *, steps: int, replicas: int = 1, **options: Any) -> float:
-    """Return the median seconds per step and replica of one simulation on the sphere, at a small learning rate.
+def per_step(
+    name: str, p: int, k: int, d: int, *, steps: int, replicas: int = 1, gamma: float = 1e-3, **options: Any
+) -> float:
+    """Return the median seconds per step and replica of one simulation on the sphere, by default at a small gamma.
 
     By the processor's clock, or the wall's where several threads work.
     """
     clock = time.process_time if os.environ.get("HDSGD_THREADS") == "1" else time.perf_counter
-    problem = hdsgd.Problem(name, gamma=1e-3, Delta=1e-4, spherical=True)
+    problem = hdsgd.Problem(name, gamma=gamma, Delta=1e-4, spherical=True)
     state = hdsgd.Overlaps.random(p, k, d, rng=1)
     t_max = steps * problem.gamma / (p * d)
 
@@ -70,9 +72,20 @@ def rows(quick: bool) -> list[Row]:
     weights = per_step("quadratic", 1, 1, 3000, steps=_steps(3e-6, budget), method="weights", precision="single")
     batch = times[1, 1, 1000]
     found.append(Row(CHAIN, "quadratic (1,1), per replica", batch, weights / batch, "weights, d = 3000", 300.0))
+    found.append(_exit(budget))
     found += [_weights(quick, d, p, k, budget) for d, p, k in ((1000, 1, 1), (3000, 1, 1), (1000, 8, 4), (10000, 6, 3))]
     found.append(_threads(quick, budget))
     return [*found, _torch(quick, weights)]
+
+
+def _exit(budget: float) -> Row:
+    """How much of a wide student's step remains when an exit is looked for after every step, near its level."""
+    p, d = 500, 1000
+    steps = min(1000, _steps(2e-4, 4 * budget))  # the exit comes after 2447
+    free, tested = (
+        per_step("quadratic", p, 1, d, steps=steps, gamma=0.1 * p, stop=stop) for stop in (None, hdsgd.Exit(T=0.01))
+    )
+    return Row(CHAIN, "quadratic (500,1), exit tested", tested, free / tested, "the same without", 0.5)
 
 
 def limit(quick: bool, d: int, p: int, k: int) -> float:

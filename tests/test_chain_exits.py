@@ -63,11 +63,11 @@ def test_the_exit_is_the_first_step_below_the_level(name):
 
 
 def test_overlaps_are_formed_again_in_long_runs():
-    problem = Problem("quadratic", gamma=0.1, Delta=1e-2, spherical=True, second_layer_ratio=0.3)
-    every, positional, options = paths(problem, 5, 1, 3000, 60_000)
+    problem = Problem("quadratic", gamma=0.16, Delta=1e-2, spherical=True, second_layer_ratio=0.3)
+    every, positional, options = paths(problem, 8, 1, 5000, 50_000)
     level = np.partition(every.risk[0], 20)[20]
     expected = first_below(every, level)
-    assert expected[0] > 20_000 * problem.step_time(5, 3000)
+    assert expected[0] > 20_000 * problem.step_time(8, 5000)
     np.testing.assert_array_equal(simulate(*positional, stop=Exit(level=level), **options).exit_time, expected)
 
 

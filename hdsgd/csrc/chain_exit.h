@@ -232,7 +232,7 @@ INLINE void hdsgd_settle_rows(hdsgd_space *s, int64_t j)
     }
 }
 
-static void hdsgd_is_settled(hdsgd_space *s)
+static void hdsgd_owe_nothing(hdsgd_space *s)
 {
     for (int64_t j = 0; j < s->ld; j++) s->grown[j] = 1.0;
     s->owed = 0;
@@ -241,7 +241,7 @@ static void hdsgd_is_settled(hdsgd_space *s)
 static void hdsgd_settle(hdsgd_space *s)
 {
     for (int64_t j = 0; j < s->ld; j += 4) hdsgd_settle_rows(s, j);
-    hdsgd_is_settled(s);
+    hdsgd_owe_nothing(s);
 }
 
 /* hdsgd_pair_risk of what is kept, in one sweep with settling it; leaves norms. */
@@ -260,7 +260,7 @@ static double hdsgd_estimate(const hdsgd_run *run, hdsgd_space *s)
         norms[j] = norm;
         for (int64_t b = 0; b < k; b++) across += second * a_star[b] * I2_st(norm, s->M[j * k + b], P[b * k + b]);
     }
-    hdsgd_is_settled(s);
+    hdsgd_owe_nothing(s);
     for (int64_t j = 0; j < p; j++) students += a[j] * rows[j];
     for (int64_t b = 0; b < k; b++)
         for (int64_t c = 0; c < k; c++)
@@ -295,10 +295,10 @@ static double hdsgd_blur(const hdsgd_run *run, const hdsgd_space *s)
 static void hdsgd_begin_keeping(const hdsgd_run *run, hdsgd_space *s, int64_t lasted)
 {
     const int64_t p = run->p;
-    if (4 * lasted > p || !(hdsgd_blur(run, s) < HDSGD_OF(&s->slack, 0, 0))) return;
+    if (4 * (lasted + 1) > p || !(hdsgd_blur(run, s) < HDSGD_OF(&s->slack, 0, 0))) return;
     hdsgd_overlaps(run, s, 0, s->Q, s->M, s->second);
     for (int64_t j = 0; j < p; j++) memcpy(s->gram + j * s->ld, s->Q + j * p, sizeof(double) * (size_t)p);
-    hdsgd_is_settled(s);
+    hdsgd_owe_nothing(s);
     s->kept = 0;
 }
 
