@@ -30,7 +30,7 @@ from sympy import Expr, S, Symbol
 
 from .activations import CONSTANT, JUMPS
 from .atoms import AtomSum, Kind, NotClosed, from_formula
-from .parse import to_sympy, variable
+from .parse import variable
 from .program import Builder, Program, covariance_inputs, covariance_symbol
 from .rules import Derivation
 
@@ -175,11 +175,13 @@ class KernelPrograms:
     @cached_property
     def diffusion(self) -> dict[str, Program]:
         """Covariances per step of the scaled increments of (Q, M) at p = k = 1, for polynomial pairs (else empty)."""
+        pair = []
         for formula in (self.student, self.teacher):
             atoms = from_formula(formula)
             if not atoms.is_polynomial or len(atoms.terms[0][1]) > MAX_DIFFUSION_DEGREE + 1:
                 return {}
-        return dict(_diffusion(to_sympy(self.student), to_sympy(self.teacher)))
+            pair.append(atoms.expression())  # of abs(x)**2 without the sign
+        return dict(_diffusion(*pair))
 
 
 def _diffusion(student: Expr, teacher: Expr) -> Iterator[tuple[str, Program]]:

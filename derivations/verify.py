@@ -21,9 +21,10 @@ import numpy as np
 import sympy
 
 from . import oracle
+from .atoms import from_formula
 from .kernels import FACTORS, KernelPrograms
 from .oracle import Draw, Factor
-from .parse import to_sympy, variable
+from .parse import variable
 from .program import Program
 
 TOLERANCE = 1e-9
@@ -202,4 +203,4 @@ def random_covariance(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _function(formula: str, order: int) -> Callable[..., Any]:
     x = variable()
-    return sympy.lambdify(x, sympy.diff(to_sympy(formula), x, order), "numpy")  # type: ignore[no-any-return]
+    return sympy.lambdify(x, sympy.diff(from_formula(formula).expression(), x, order), "numpy")  # type: ignore[no-any-return]

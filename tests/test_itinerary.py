@@ -124,8 +124,9 @@ def test_command(tmp_path, capsys):
     assert [(visit["kind"], visit["growing"]) for visit in found["visits"]] == [("saddle", 1), ("stable", 0)]
     assert found["visits"][0]["length"] == pytest.approx(found["visits"][0]["end"] - found["visits"][0]["begin"])
     assert found["visits"][1]["end"] is None
+    assert found["seed"] == 0
     assert picture.stat().st_size > 10000
     assert main(arguments.split()) == 0
     assert "2 fixed points visited up to t = 600" in capsys.readouterr().out
     assert main([*arguments.split(), "--floor"]) == 2
-    assert "leave --floor out" in capsys.readouterr().err
+    assert "leave --orthogonal-teacher out" in capsys.readouterr().err

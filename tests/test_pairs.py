@@ -224,3 +224,14 @@ def test_compiled_fields_agree_with_numpy(pair):
         for ours, theirs in zip(compiled.drift(state), reference.drift(state), strict=True):
             assert np.isfinite(ours).all()
             assert_allclose(ours, theirs, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("formula", ["abs(x)**2", "max(x, 0)**2 + min(x, 0)**2"])
+def test_a_polynomial_written_with_kinks_is_one(formula):
+    """The square of a sign is 1, for the derivation of the increments and its check, too."""
+    state = hdsgd.Overlaps.random(2, 1, 50, rng=0)
+    words, plain = (
+        hdsgd.Dynamics(hdsgd.Problem(text, gamma=0.1, Delta=0.1), backend="numpy") for text in (formula, "x**2")
+    )
+    np.testing.assert_allclose(words.drift(state).dQ, plain.drift(state).dQ, rtol=1e-12)
+    np.testing.assert_allclose(words.diffusion(state)[0], plain.diffusion(state)[0], rtol=1e-9)

@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import FixedPoint, fixed_point, floor, itinerary, scaling, solve_ode
 from .._checks import real
-from ._options import add_problem, add_start, begin, problem
+from ._options import Begin, add_problem, add_start, begin, problem
 from ._shell import FIGURES, Commands, command, default, draw, emit, number, output, whole, writing
 
 __all__ = ["add"]
@@ -104,12 +104,22 @@ def _phase(args: argparse.Namespace) -> int:
 
 def _fixed(args: argparse.Namespace) -> int:
     plot = output("--plot", args.plot, FIGURES)
-    if args.along is not None:
-        if args.floor or args.relax:
-            raise ValueError(f"--along begins at --start; leave --{'floor' if args.floor else 'relax'} out")
-        return _along(args, real("--along", args.along, low=0.0), plot)
     if args.floor:
-        found = floor(problem(args), args.p or 1, args.k or 1)
+        given = {
+            "--start": args.start != "random",
+            "--orthogonal-teacher": args.orthogonal_teacher,
+            "--relax": args.relax,
+            **{f"--{name}": getattr(args, name) is not None for name in ("seed", "replica", "along")},
+            "-d": args.d is not None,
+        }
+        for option in given:
+            if given[option]:
+                raise ValueError(f"--floor begins near perfect learning; leave {option} out")
+        found, start = floor(problem(args), args.p or 1, args.k or 1), None
+    elif args.along is not None:
+        if args.relax:
+            raise ValueError("--along begins at --start; leave --relax out")
+        return _along(args, real("--along", args.along, low=0.0), plot)
     else:
         start = begin(args, ensemble=False)
         state = start.state
@@ -119,7 +129,12 @@ def _fixed(args: argparse.Namespace) -> int:
     if plot is not None:
         with writing("--plot", plot):
             draw(found.plot(), plot)
-    emit(args, {"command": "fixed-point", **_document(found)}, f"{found}\n  {_rates(found)}")
+    document = {"command": "fixed-point", **_document(found)}
+    text = f"{found}\n  {_rates(found)}"
+    if start is not None:
+        document["seed"] = start.seed
+        text += _from(start)
+    emit(args, document, text)
     return 0
 
 
@@ -130,9 +145,20 @@ def _along(args: argparse.Namespace, t_max: float, plot: Path | None) -> int:
         with writing("--plot", plot):
             draw(found.plot(), plot)
     visits = [{"begin": v.begin, "end": v.end, "length": v.length, **_document(v.point)} for v in found]
-    document = {"command": "fixed-point", "t_max": t_max, "visits": visits, "unresolved": found.unresolved}
-    emit(args, document, "\n".join([str(found), *(f"  {i}: {_rates(v.point)}" for i, v in enumerate(found, start=1))]))
+    document = {
+        "command": "fixed-point",
+        "seed": start.seed,
+        "t_max": t_max,
+        "visits": visits,
+        "unresolved": found.unresolved,
+    }
+    rates = "".join(f"\n  {i}: {_rates(v.point)}" for i, v in enumerate(found, start=1))
+    emit(args, document, f"{found}{rates}{_from(start)}")
     return 0
+
+
+def _from(start: Begin) -> str:
+    return f"\n  start: {start.text}" + ("" if start.seed is None else f", d = {start.d}, seed {start.seed}")
 
 
 def _document(point: FixedPoint) -> dict[str, Any]:

@@ -51,7 +51,11 @@ def add(commands: Commands) -> None:
         f"at -d and --exit-T by the exit time {', '.join(ROUTES)}; the plateau only with --gamma, too (default: not)",
     )
     group.add_argument(
-        "--exit-T", type=number, metavar="T", help="fraction by which the risk falls, for the exit time (default: none)"
+        "-T",
+        "--exit-T",
+        type=number,
+        metavar="T",
+        help="fraction by which the risk falls, for the exit time (default: none)",
     )
 
 
