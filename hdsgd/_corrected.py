@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ._formulas import LOST, at_exit, implicit, quenched, spread
 from ._laws import converged, exit_from_random, exit_from_zero, mean_log_mu, normal_mean, sphere_nodes
 from ._overlaps import Overlaps
-from ._passage import exit_of_ode
+from ._passage import affordable, exit_of_ode
 from ._problem import Problem
 from ._retrieval import (
     arguments,
@@ -40,7 +40,7 @@ CLEAR = 10.0
 # Largest part of the fall of the risk that the overlaps between students, sustained by the noise, may take back.
 UNDONE = 0.5
 FAR = 100.0  # horizon of the ODE, in units of what the linear theory tells
-SEED, MOST, FEWEST, ENTRIES = 20230518, 128, 4, 200_000  # of the starts that the ODE is solved from
+SEED = 20230518  # of the starts that the ODE is solved from
 
 
 def corrected(
@@ -194,7 +194,7 @@ class _Sample(NamedTuple):
 
 @lru_cache(maxsize=16)
 def _sample(problem: Problem, p: int, d: int, T: float) -> _Sample:
-    count = int(np.clip(ENTRIES // p**2, FEWEST, MOST))
+    count = affordable(p)
     starts = Overlaps.random(p, 1, d, rng=SEED, spherical=True, replicas=count)
     each = [starts.replica(i) for i in range(count)]
     return _Sample(

@@ -16,6 +16,7 @@ rounding is what `Dynamics.diffusion_route` states.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from itertools import combinations_with_replacement, product
 from math import comb, factorial, prod
@@ -33,7 +34,7 @@ Array = NDArray[np.float64]
 Numbers = NDArray[Any]  # real or complex
 Indices = NDArray[np.intp]
 
-ROUNDING = 1e-15  # random relative errors of all terms, to see what rounding does
+ROUNDING = 4e-16  # of the sizes of all terms: what rounding may do to a sum
 TILT = 250  # time of a tilt in units of an exponential
 
 
@@ -49,8 +50,8 @@ def waves(
     Omega, v, a : arrays, shapes (R, n, n), (R, n), (R, p)
     """
 
-    def of(Omega: Array, v: Array, jitter: float) -> Moments:
-        return _of_waves(step, student, teacher, Omega, v, jitter)
+    def of(Omega: Array, v: Array, sizes: bool) -> Moments:
+        return _of_waves(step, student, teacher, Omega, v, sizes=sizes)
 
     return _state_by_state(step, of, Omega, v, a)
 
@@ -62,9 +63,10 @@ def bumps(step: Step, student: Bump, teacher: Bump, Omega: Array, v: Array, a: A
     heights = np.where(pick, student.height, teacher.height)
     offsets = np.where(pick, student.offset, teacher.offset)
 
-    def of(Omega: Array, v: Array, jitter: float) -> Moments:
-        moments = _of_bumps(step, Omega * unit[:, None] * unit, v * heights, float(v @ offsets), jitter)
-        return moments.scaled(student.height * student.slope, unit)
+    def of(Omega: Array, v: Array, sizes: bool) -> Moments:
+        moments = _of_bumps(step, Omega * unit[:, None] * unit, v * heights, float(v @ offsets), sizes=sizes)
+        height = student.height * student.slope
+        return moments.scaled(abs(height) if sizes else height, unit)
 
     return _state_by_state(step, of, Omega, v, a)
 
@@ -87,14 +89,19 @@ def _orders(step: Step) -> range:
 
 
 def _state_by_state(
-    step: Step, of: Callable[[Array, Array, float], Moments], Omega: Array, v: Array, a: Array
+    step: Step, of: Callable[[Array, Array, bool], Moments], Omega: Array, v: Array, a: Array
 ) -> tuple[Array, Array]:
+    cov, error = [], []
     with np.errstate(over="ignore", invalid="ignore"):  # moments may be infinite
-        cov, other = (
-            np.concatenate([assemble(step, a[i : i + 1], of(Omega[i], v[i], jitter)) for i in range(len(v))])
-            for jitter in (0.0, ROUNDING)
-        )
-        return cov, cov - other
+        for i in range(len(v)):
+            one = slice(i, i + 1)
+            exact, sizes = (of(Omega[i], v[i], only) for only in (False, True))
+            sizes = replace(sizes, first=0.0 * exact.first, squares=0.0 * exact.squares)  # nothing is subtracted
+            cov.append(assemble(step, a[one], exact))
+            own = np.sqrt(np.maximum(np.diagonal(cov[i][0]), 0.0))
+            lost = assemble(step, np.abs(a[one]), sizes) + Omega[i].max() * np.outer(own, own)  # in sums; in exponents
+            error.append(ROUNDING * lost)
+        return np.concatenate(cov), np.concatenate(error)
 
 
 @cache
@@ -121,8 +128,9 @@ def _power(weights: Numbers, size: int, Delta: float) -> tuple[Indices, Numbers]
 
 
 def _of_waves(
-    step: Step, student: tuple[Wave, ...], teacher: tuple[Wave, ...], Omega: Array, v: Array, jitter: float
+    step: Step, student: tuple[Wave, ...], teacher: tuple[Wave, ...], Omega: Array, v: Array, *, sizes: bool
 ) -> Moments:
+    """Moments of one state, or what they are with the sizes of all terms."""
     p, n = step.p, step.p + step.k
     moments = Moments.zeros(1, p, n)
     frequencies = np.array([z for _, z in (*student, *teacher)])
@@ -149,8 +157,9 @@ def _of_waves(
             np.ascontiguousarray(x.real) if real else x for x in (vectors[indices].sum(axis=1), own.reshape(-1, n))
         )
         own, place = np.unique(own, axis=0, return_inverse=True)
-        values = _beside(own, k, factors, Omega, turn, jitter, highest=(1, 2, 1, 0)[r - 1])
+        values = _beside(own, k, factors, Omega, turn, sizes=sizes, highest=(1, 2, 1, 0)[r - 1])
         heights = slopes[chosen, 0].prod(axis=1)
+        heights = np.abs(heights) if sizes else heights
         for each, at in zip(units, place.reshape(len(units), len(chosen)), strict=True):
             sums = [np.tensordot(heights, value[at], 1).real for value in values]
             if r == 1:
@@ -166,30 +175,28 @@ def _of_waves(
 
 
 def _beside(
-    own: Numbers, k: Numbers, factors: Numbers, Omega: Array, turn: complex, jitter: float, *, highest: int
+    own: Numbers, k: Numbers, factors: Numbers, Omega: Array, turn: complex, *, sizes: bool, highest: int
 ) -> list[Numbers]:
     """E[exp(turn own.u) X], then with u_b, then with u_b u_c (up to the highest), X = sum factors exp(turn k.u)."""
     at = max(1, CHUNK // len(k))
     if len(own) > at:
         parts = np.array_split(own, -(-len(own) // at))
-        pieces = [_beside(part, k, factors, Omega, turn, jitter, highest=highest) for part in parts]
+        pieces = [_beside(part, k, factors, Omega, turn, sizes=sizes, highest=highest) for part in parts]
         return [np.concatenate(values) for values in zip(*pieces, strict=True)]
     turned = own @ Omega, k @ Omega
     values = turned[0] @ k.T
-    sizes = 0.5 * (own * turned[0]).sum(axis=1)[:, None], 0.5 * (k * turned[1]).sum(axis=1)
-    values += sizes[0]
-    values += sizes[1]
-    if jitter > 0.0:
-        values += jitter * (1.0 + np.abs(sizes[0]) + np.abs(sizes[1])) * _noise(values.shape)
+    values += 0.5 * (own * turned[0]).sum(axis=1)[:, None]
+    values += 0.5 * (k * turned[1]).sum(axis=1)
     values *= (turn**2).real
     np.exp(values, out=values)
     shift, mean = turn * turned[0], turn * turned[1]
+    if sizes:
+        values, shift, mean, factors, Omega = (np.abs(x) for x in (values, shift, mean, factors, Omega))
 
     def total(features: Numbers) -> Numbers:
         flat = (factors[:, None] * features.reshape(len(k), -1)).astype(complex)
         # a real matrix times a complex one without a complex copy of the former
         sums = values @ flat if np.iscomplexobj(values) else (values @ flat.view(float)).view(complex)
-        sums *= 1.0 + jitter * _noise(sums.shape)
         return np.asarray(sums.reshape(len(own), *features.shape[1:]))
 
     zeroth = total(np.ones(len(k)))
@@ -204,7 +211,7 @@ def _beside(
     return [*lower, second + zeroth[:, None, None] * (Omega + shift[:, :, None] * shift[:, None, :])]
 
 
-def _of_bumps(step: Step, C: Array, w: Array, constant: float, jitter: float) -> Moments:
+def _of_bumps(step: Step, C: Array, w: Array, constant: float, *, sizes: bool) -> Moments:
     p, n = step.p, step.p + step.k
     moments = Moments.zeros(1, p, n)
     C = np.pad(C, (0, 1))  # field n: constant
@@ -217,11 +224,10 @@ def _of_bumps(step: Step, C: Array, w: Array, constant: float, jitter: float) ->
             tilted, share = _tilted(C, np.array([units]), np.arange(n + 1))
             shown = np.array(units) if r == 4 else np.concatenate((units, everyone))
             K, shares = _tilted(tilted[0], fields, shown)
-            if jitter > 0.0:
-                K = K + jitter * np.abs(C[np.ix_(shown, shown)]) * _noise(K.shape)
-                shares = shares * (1.0 + jitter * _noise(shares.shape))
-            own, beside, among = K[:, :r, :r], K[:, :r, r:], K[:, r:, r:]
             weight = (-1.0) ** r * share[0] * shares * factors
+            if sizes:
+                weight, K = np.abs(weight), np.abs(K)
+            own, beside, among = K[:, :r, :r], K[:, :r, r:], K[:, r:, r:]
             if r == 1:
                 moments.first[0, units[0]] = weight @ beside[:, 0]
             elif r == 2:
@@ -236,10 +242,6 @@ def _of_bumps(step: Step, C: Array, w: Array, constant: float, jitter: float) ->
                 pairs = own[:, 0, 1] * own[:, 2, 3] + own[:, 0, 2] * own[:, 1, 3] + own[:, 0, 3] * own[:, 1, 2]
                 spread(moments.fourths, units, weight @ pairs)
     return moments
-
-
-def _noise(shape: tuple[int, ...]) -> Array:
-    return np.random.default_rng(shape).uniform(-1.0, 1.0, shape)
 
 
 def _tilted(C: Array, fields: Indices, shown: Indices) -> tuple[Array, Array]:

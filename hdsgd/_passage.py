@@ -14,12 +14,13 @@ from ._overlaps import Overlaps
 from ._problem import Problem
 from ._solution import Exit, Solution, Status
 
-__all__ = ["by_ode", "exit_of_ode", "first_passage", "fraction"]
+__all__ = ["affordable", "by_ode", "exit_of_ode", "first_passage", "fraction"]
 
 Array = NDArray[np.float64]
 
 FIRST_SPAN, LONGEST, WIDEN = 10.0, 1e6, 4.0  # by_ode looks this far, in growing pieces
 STATIONARY = 1e-10  # rates below this are a fixed point's
+MOST, FEWEST, ENTRIES = 128, 4, 200_000  # starts of an average, and of wide students the entries of all their Q
 SMALL, MODES = 1e-6, 400  # an M so small is that of the linear rates, which are found for so many entries at most
 
 
@@ -160,3 +161,8 @@ def fraction(T: float) -> float:
     """Check T."""
     hint = "it is the fraction by which the excess risk has to fall, for example T=0.01"
     return real("T", T, low=0.0, high=1.0, strict=True, hint=hint)
+
+
+def affordable(p: int) -> int:
+    """From how many random starts the ODE is solved for an average."""
+    return int(np.clip(ENTRIES // p**2, FEWEST, MOST))

@@ -51,15 +51,18 @@ def tensor(rule, n):
     return points, np.prod(np.meshgrid(*[w / w.sum()] * n, indexing="ij"), axis=0).ravel()
 
 
-def brute_force(problem, state, rule):
+def brute_force(problem, state, rule, root=None):
     """Covariance per step over a tensor rule in the n fields, and three Gauss-Hermite nodes in the label noise."""
     g, w = tensor(rule, state.p + state.k)
-    values, vectors = np.linalg.eigh(state.Omega)  # another root than the library's
-    u = g @ (vectors * np.sqrt(np.maximum(values, 0.0))).T
+    if root is None:
+        values, vectors = np.linalg.eigh(state.Omega)  # another root than the library's
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+    u = g @ root.T
     second = mean = 0.0
+    centre = increments(problem, state, np.zeros((1, len(root))), np.zeros(1))  # no cancellation of a large mean
     for z, share in zip((-np.sqrt(3.0), 0.0, np.sqrt(3.0)), (1 / 6, 2 / 3, 1 / 6), strict=True):
         for rows in np.array_split(np.arange(len(g)), 1 + len(g) // 100_000):
-            X = increments(problem, state, u[rows], np.full(rows.size, z))
+            X = increments(problem, state, u[rows], np.full(rows.size, z)) - centre
             weighted = X * (share * w[rows])[:, None]
             mean, second = mean + weighted.sum(axis=0), second + weighted.T @ X
     return (second - np.outer(mean, mean)) / problem.batch_size

@@ -285,3 +285,8 @@ def test_progress_runs_to_the_end():
     escape_experiment("random", **{**SMALL, "replicas": 2}, t_max=0.2, progress=seen.append)
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
+
+
+def test_wide_students_are_for_the_ratio_study():
+    with pytest.raises(ValueError, match=r"out of reach at p=41; choose p <= 40, .* escape_study\('ratio', p=\.\.\.\)"):
+        escape_experiment("random", p=41, replicas=2)

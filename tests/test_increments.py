@@ -97,14 +97,15 @@ def test_closed_forms_of_many_fields_against_lattices(name, p, k):
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_closed_forms_at_drawn_covariances(seed, size, case):
     rng = np.random.default_rng(seed)
-    W = rng.normal(size=(2, rng.integers(1, 4)))  # rank one is singular
-    W *= np.sqrt(size * W.shape[1]) / np.linalg.norm(W, axis=1).max()
+    W = rng.normal(size=(2, 2)) * [1.0, rng.integers(2)]  # rank one is singular
+    W *= np.sqrt(2.0 * size) / np.linalg.norm(W, axis=1).max()
     state = Overlaps.from_weights(W[:1], W[1:], a=rng.normal(size=1), a_star=rng.normal(size=1))
     problem = Problem(*case[:2], gamma=rng.uniform(0.0, 2.0), Delta=rng.choice([0.0, 0.3]))
     dyn = Dynamics(problem)
     cov, report = dyn.diffusion(state)[0], dyn.diffusion_route(state)
-    assert gap(cov, brute_force(problem, state, uniform(201, 12.0))) <= 1e-9 + 20 * report.error
-    assert np.linalg.eigvalsh(cov)[0] >= -20 * report.error * np.diag(cov).max()
+    exact = brute_force(problem, state, uniform(201, 12.0), W / np.sqrt(2.0))
+    assert gap(cov, exact) <= 1e-10 + 10 * report.error
+    assert np.linalg.eigvalsh(cov)[0] >= -10 * report.error * np.diag(cov).max()
     assert report.error <= 1e-4
 
 
@@ -127,6 +128,16 @@ def test_the_rounding_of_closed_forms_is_stated():
             stated = Dynamics(problem).diffusion_route(state).error
             assert gap(Dynamics(problem).diffusion(state)[0], rough) <= 4.5 * report.error + 30 * stated
             assert 1e-12 < stated < 1e-3
+
+
+def test_waves_of_small_norms():
+    # sin x = x to a relative x^2/6; where the closed form loses this in cancellation, a rule takes over
+    for size, route in ((1e-4, "exponentials"), (1e-8, "tensor")):
+        state = random_state(2, 2, seed=3, size=size)
+        dyn = Dynamics(Problem("sin", gamma=1.3))
+        assert dyn.diffusion_route(state).route == route
+        linear = Dynamics(Problem("linear", gamma=1.3)).diffusion(state)[0]
+        assert gap(dyn.diffusion(state)[0], linear) <= 100.0 * size + 1e-6
 
 
 @pytest.mark.parametrize(

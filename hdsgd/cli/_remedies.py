@@ -54,6 +54,7 @@ _TABLE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\bthe same call goes on with it\b", "add --resume to go on with it"),
         (r"\bOverlaps\.random\(\.\.\., spherical=True\)", "--start random, or --no-spherical"),
         (r"choose an earlier i, a replica that is still running, or run without stop", "run without an exit"),
+        (r"\bescape_study\('ratio', p=\.\.\.\)", "--study ratio"),
         (r"\bpass state\.replica\(i\)", "give a file with one start"),
         (r"\bstart from hdsgd\.Weights, or ", ""),
         (r"\bwritten by sol\.save\(\)", "written with --out"),
