@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import inspect
 import itertools
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from ._checks import callback, file_path, integer
 from ._record import Record, Values
 from ._simulate_c import threads
+from ._solution import versions
 
 __all__ = ["Sweep", "evaluate", "sweep"]
 
@@ -117,7 +119,8 @@ def sweep(
         pool ... It is left open. None: a pool of spawned processes, one for each core, each with one thread.
     out : path, optional
         A ``.jsonl`` file that receives each point as it is finished. If it is there already, its points are not
-        computed again: this is how a sweep goes on after a crash or Ctrl-C. Failed points are tried again.
+        computed again: this is how a sweep goes on after a crash or Ctrl-C. Failed points are tried again. It is of
+        one function, by its name in a module, of these values, and of this version of hdsgd.
     workers : int, optional
         Processes of the default pool; 0 runs the points here, one after another.
     progress : callable, optional
@@ -233,8 +236,29 @@ def _takes(function: Callable[..., Any], name: str, point: Mapping[str, Any]) ->
 
 
 def _head(function: str, axes: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
-    grid = {axis: [_shown(value) for value in values] for axis, values in axes.items()}
-    return {"hdsgd_sweep": FORMAT, "function": function, "grid": grid}
+    """What a record is of: another function, or other values, must not go on with its points."""
+    if "<" in function:  # <lambda>, <locals>, <function ... at 0x...>
+        raise ValueError(
+            f"a record knows its function by name, and {function} may be any; define it by def in a module, or leave "
+            "out=None."
+        )
+    grid = {axis: [_identity(axis, value) for value in values] for axis, values in axes.items()}
+    return {"hdsgd_sweep": FORMAT, "version": versions()["hdsgd"], "function": function, "grid": grid}
+
+
+def _identity(axis: str, value: Any) -> Any:
+    """A number or text as it is; of another object also what it contains, which its representation may not show."""
+    label = _shown(value)
+    if label is value:
+        return label
+    try:
+        content = pickle.dumps(value, protocol=5)
+    except Exception as error:  # whatever an object does when it is pickled
+        raise ValueError(
+            f"the value {label} of the axis {axis!r} cannot be written to a record ({error}); pass numbers or texts, "
+            "or leave out=None."
+        ) from None
+    return f"{label} {hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def _axes(grid: object) -> dict[str, tuple[Any, ...]]:

@@ -139,6 +139,20 @@ def test_bad_input(tmp_path):
     sweep(sweep_points.product, GRID, workers=0, out=out)
     with pytest.raises(ValueError, match="another sweep"):
         sweep(sweep_points.product, {"x": [1], "y": [1]}, workers=0, out=out)
+    with pytest.raises(ValueError, match="by def in a module"):
+        sweep(lambda x: x, {"x": [1]}, workers=0, out=tmp_path / "b.jsonl")
+    with pytest.raises(ValueError, match="cannot be written to a record"):
+        sweep(sweep_points.rooted, {"x": [lambda: 0]}, workers=0, out=tmp_path / "b.jsonl")
+
+
+def test_a_record_tells_objects_apart_that_look_alike(tmp_path):
+    one, other = (Overlaps([[1.0]], [[m]], [[1.0]]) for m in (0.1, 0.2))
+    assert repr(one) == repr(other)
+    out = tmp_path / "a.jsonl"
+    for _ in range(2):
+        assert sweep(sweep_points.overlap, {"x": [one]}, workers=0, out=out).values["value"] == 0.1
+    with pytest.raises(ValueError, match="another sweep"):
+        sweep(sweep_points.overlap, {"x": [other]}, workers=0, out=out)
 
 
 @pytest.mark.slow
