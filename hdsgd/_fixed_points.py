@@ -173,12 +173,14 @@ def _column(function: Callable[[Array], Array], y: Array, c: int) -> Array:
         fourth = (8.0 * near - far) / (12.0 * h)
         size = float(np.abs(near).max(initial=0.0)) / (2.0 * h) + SMALL
         gap = float(np.abs(2.0 * near - far).max(initial=0.0)) / (4.0 * h) / size
+        if not np.all(np.isfinite(fourth)):
+            continue
         if found and np.abs(found[-1][1] - fourth).max(initial=0.0) <= AGREED * size:
             return found[-1][1]  # of less rounding
         found.append((gap, fourth))
         if gap <= RESOLVED:
             return fourth
-    return min(found, key=lambda one: one[0])[1]  # as well as it can be
+    return min(found, key=lambda one: one[0])[1] if found else fourth  # as well as it can be
 
 
 def newton(function: Callable[[Array], Array], y: Array, tol: float) -> Array:

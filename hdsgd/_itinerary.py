@@ -37,8 +37,8 @@ class Visit:
     point : FixedPoint
         Its ``risk`` is the height of the plateau.
     begin, end : float
-        Times t between which the excess risk is near that of the point; ``end`` is infinite where the trajectory ends
-        there.
+        Times t between which the excess risk is near that of the point; ``end`` is infinite at a point that nothing
+        leaves, and the last time of a trajectory that is cut off on a saddle.
     """
 
     point: FixedPoint
@@ -52,7 +52,7 @@ class Visit:
 
     @property
     def length(self) -> float:
-        """Time t spent there; infinite where the trajectory ends there."""
+        """Time t spent there."""
         return self.end - self.begin
 
     def __str__(self) -> str:
@@ -73,7 +73,8 @@ class Itinerary:
     visits : tuple of Visit
         In order of time; they do not overlap.
     unresolved : tuple of float
-        Times at which the drift has a minimum but no fixed point was found nearby: the path has not come close enough.
+        Times at which the drift has a minimum but no fixed point was found nearby, or the risk is not within reach of
+        the one that was: the path has not come close enough.
     within : float
         A visit lasts while the risk differs from that of the point by less than this fraction of it.
     """
@@ -150,6 +151,8 @@ def itinerary(sol: Solution, *, within: float = 0.05) -> Itinerary:
         raise TypeError(f"an itinerary is of an hdsgd.Solution, got {type(sol).__name__}; pass that of solve_ode.")
     if sol.replicas is not None:
         raise ValueError("an itinerary is of one path, not of an ensemble; solve the ODE from one start.")
+    if sol.d is not None:
+        raise ValueError("an itinerary is of a path without noise; pass a solution of solve_ode.")
     within = real("within", within, low=0.0, high=1.0, strict=True)
     system = Dynamics(sol.problem).system(sol.overlaps(0))
     states = [system.pack(sol.overlaps(i)) for i in range(sol.t.size)]
@@ -171,7 +174,9 @@ def itinerary(sol: Solution, *, within: float = 0.05) -> Itinerary:
             begin, end = (
                 _crossing(sol.t, gap, range(i, stop, step)) for stop, step in ((first - 1, -1), (last + 1, 1))
             )
-            visits.append(Visit(point, begin, np.inf if end == sol.t[-1] else end))
+            visits.append(Visit(point, begin, np.inf if end == sol.t[-1] and not point.unstable else end))
+        elif point.risk > STILL * sol.risk[0]:  # perfect learning is no plateau
+            unresolved.append(float(sol.t[i]))
     return Itinerary(sol, tuple(visits), tuple(unresolved), within)
 
 

@@ -59,7 +59,7 @@ def _noise(flat: Plateau) -> Array:
     if flat.problem.gamma == 0.0:
         return np.zeros_like(flat.falls)
     assert flat.point is not None
-    cov, _ = Dynamics(flat.problem).diffusion(flat.point.state)
+    cov, _ = Dynamics(flat.problem).diffusion(flat.point.state, order="leading")  # all there is of M-M
     of_M = cov[-flat.p * flat.k :, -flat.p * flat.k :]
     return np.asarray(flat.problem.gamma / flat.p * (flat.modes @ of_M @ flat.modes.T) / flat.rates)
 

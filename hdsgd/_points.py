@@ -59,7 +59,7 @@ def final_risk(*, t_max: float, **setting: Any) -> dict[str, float]:
     dict
         ``mean`` and its standard error ``error`` (NaN where a replica diverged), ``median``.
     """
-    found = [solution.risk[..., -1:] for solution in _runs(setting, t_max, [0.0, t_max], None)]
+    found = [solution.risk[..., -1:] for solution in _runs(setting, t_max, [t_max], None)]
     risks = np.concatenate([np.ravel(value) for value in found])
     mean, error = averaged(risks)
     return {"mean": mean, "error": error, "median": float(np.median(risks))}

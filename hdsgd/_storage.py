@@ -94,10 +94,14 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[st
     if not isinstance(version, int) or version > FORMAT:
         writer = document.get("versions", {}).get("hdsgd", "a later version")
         raise ValueError(f"{str(source)!r} was written by hdsgd {writer} in a newer format; upgrade hdsgd to read it.")
-    if "exit_times_simulation" in arrays:
+    if "exit_times_simulation" in arrays and "study" not in document:
         raise ValueError(
             f"{str(source)!r} holds the arrays of an escape experiment, not a solution; read them with numpy.load, "
             "and the table from the .json file beside it."
+        )
+    if "problem" not in document:
+        raise ValueError(
+            f"{str(source)!r} holds the arrays of a figure or a study, not a solution; read them with numpy.load."
         )
     return arrays, document
 

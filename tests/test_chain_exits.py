@@ -62,7 +62,7 @@ def test_the_exit_is_the_first_step_below_the_level(name):
         assert not later.exit_time[0] <= every.t[step]
 
 
-def test_overlaps_are_formed_again_in_long_runs():
+def test_exits_of_long_runs_are_exact():
     problem = Problem("quadratic", gamma=0.16, Delta=1e-2, spherical=True, second_layer_ratio=0.3)
     every, positional, options = paths(problem, 8, 1, 5000, 50_000)
     level = np.partition(every.risk[0], 20)[20]

@@ -74,12 +74,29 @@ def test_a_path_that_has_not_arrived_says_so():
     assert "no fixed point was found nearby" in str(found)
 
 
+def test_a_run_cut_on_a_saddle_has_left_nothing_yet(specialization):
+    (saddle, _), start = specialization, specialization.solution.overlaps(0)
+    middle = 0.5 * (saddle.begin + saddle.end)
+    (cut,) = itinerary(solve_ode(ERF, start, middle))
+    assert cut.end == middle
+    assert cut.point.unstable == 4
+
+
+def test_what_is_near_but_not_within_is_said(specialization):
+    (floor,) = narrow = itinerary(specialization.solution, within=1e-7)
+    assert floor.point.kind == "stable"
+    (at,) = narrow.unresolved
+    assert specialization[0].begin < at < specialization[0].end
+
+
 def test_refusals():
     start = Overlaps([[1.0]], [[0.1]], [[1.0]])
     with pytest.raises(TypeError, match="pass that of solve_ode"):
         itinerary(start)
     with pytest.raises(ValueError, match="ensemble"):
         itinerary(simulate(ERF, start, 0.1, d=100, replicas=2, rng=0))
+    with pytest.raises(ValueError, match="without noise"):
+        itinerary(simulate(ERF, start, 0.1, d=100, rng=0))
     with pytest.raises(TypeError, match="one learning rate"):
         itinerary(solve_ode(Problem(gamma=Schedule([0.0, 1.0], [1.0, 0.5])), start, 2.0))
     with pytest.raises(ValueError, match="within"):

@@ -106,6 +106,8 @@ def test_files_and_picture(name, tmp_path):
     small = {"dimension": {"d": [300, 1000]}, "ratio": {"p": [1, 3], "d": [300, 500]}}.get(name, {"d": 500})
     found = study(name, quick=True, **small)
     written = found.save(tmp_path / "out")
+    with pytest.raises(ValueError, match="of a figure or a study, not a solution"):
+        hdsgd.load(written[0])
     endings = [".npz", ".txt"] + ([".png"] if importlib.util.find_spec("matplotlib") else [])
     assert [path.suffix for path in written] == endings
     with np.load(tmp_path / "out.npz") as arrays:

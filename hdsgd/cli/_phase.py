@@ -9,7 +9,7 @@ from typing import Any
 from .. import FixedPoint, fixed_point, floor, itinerary, scaling, solve_ode
 from .._checks import real
 from ._options import Begin, add_problem, add_start, begin, problem
-from ._shell import FIGURES, Commands, command, default, draw, emit, number, output, whole, writing
+from ._shell import FIGURES, Commands, command, default, draw, emit, number, output, progress, whole, writing
 
 __all__ = ["add"]
 
@@ -71,7 +71,10 @@ def add(commands: Commands) -> None:
         "--relax", type=number, default=0.0, metavar="TIME", help="run the ODE before, for this time t (default: 0)"
     )
     group.add_argument(
-        "--along", type=number, metavar="TIME", help="all fixed points that the ODE visits until t (default: only one)"
+        "--along",
+        type=number,
+        metavar="TIME",
+        help="all that the ODE visits until t but perfect learning, which has no risk (default: only one)",
     )
     group.add_argument(
         "--plot",
@@ -115,7 +118,8 @@ def _fixed(args: argparse.Namespace) -> int:
         for option in given:
             if given[option]:
                 raise ValueError(f"--floor begins near perfect learning; leave {option} out")
-        found, start = floor(problem(args), args.p or 1, args.k or 1), None
+        with progress("floor"):
+            found, start = floor(problem(args), args.p or 1, args.k or 1), None
     elif args.along is not None:
         if args.relax:
             raise ValueError("--along begins at --start; leave --relax out")
@@ -123,9 +127,10 @@ def _fixed(args: argparse.Namespace) -> int:
     else:
         start = begin(args, ensemble=False)
         state = start.state
-        if real("--relax", args.relax, low=0.0):
-            state = solve_ode(start.problem, state, args.relax, times=[args.relax]).overlaps()
-        found = fixed_point(start.problem, state)
+        with progress("fixed point"):
+            if real("--relax", args.relax, low=0.0):
+                state = solve_ode(start.problem, state, args.relax, times=[args.relax]).overlaps()
+            found = fixed_point(start.problem, state)
     if plot is not None:
         with writing("--plot", plot):
             draw(found.plot(), plot)
@@ -140,7 +145,8 @@ def _fixed(args: argparse.Namespace) -> int:
 
 def _along(args: argparse.Namespace, t_max: float, plot: Path | None) -> int:
     start = begin(args, ensemble=False)
-    found = itinerary(solve_ode(start.problem, start.state, t_max))
+    with progress("itinerary"):
+        found = itinerary(solve_ode(start.problem, start.state, t_max))
     if plot is not None:
         with writing("--plot", plot):
             draw(found.plot(), plot)
