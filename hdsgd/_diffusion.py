@@ -65,12 +65,16 @@ ONCE = Effort(3e8, 24, 2_000_000, (120, 54, 30), (24, 64), (16381, 8), 2e8, 2.5)
 LOOP = Effort(1e6, 4, 20_000, (40,), None, (4093, 1))
 SMALL = 1e-4  # step of the derivative along Omega: error 1e-8 of a term that is itself of order 1/d
 LOST = 1e-4  # error of closed forms in rounding above which a rule does better
+ROOM = 300_000_000  # bytes of the largest array of a closed form
+ROUNDED = 4e-16  # of the entries of Omega
 GROWS = 30.0  # values within REACH beyond which the trapezoidal rule is cut off too early
 
 
 @dataclass(frozen=True)
 class Diffusion:
     """How `Dynamics.diffusion` computes the covariance of a state, and how accurately.
+
+    The route may depend on the backend: derivatives are affordable in C where they are not in numpy.
 
     Attributes
     ----------
@@ -80,8 +84,9 @@ class Diffusion:
     nodes : int
         Points of the quadrature, 0 for a closed form.
     error : float
-        Largest error of cov_ij relative to sqrt(cov_ii cov_jj): rounding where the route is exact, the difference to a
-        coarser rule (an upper estimate) for the others, and the standard error over independent shifts for a lattice.
+        Largest error of cov_ij relative to sqrt(cov_ii cov_jj): what rounding of the state and of the terms does, which
+        is all where the route is exact, and the difference to a coarser rule (an upper estimate) for the others, the
+        standard error over independent shifts for a lattice.
         With derivatives the covariance of M alone is exact to about 1e-12 whatever the rule for the others.
     """
 
@@ -167,8 +172,9 @@ class Increments:
         if self.closed is None:
             return self._by_rules(Omega, v, a)
         cov, error = self.closed(Omega, v, a)
-        lost = relative(error, cov) > LOST
-        cov += self._by_rules(Omega, v, a)
+        lost = ~(relative(error, cov) <= LOST)  # nan is lost
+        if not lost.all():
+            cov[~lost] += self._by_rules(Omega[~lost], v[~lost], a[~lost])
         if lost.any():
             cov[lost] = self._rules_alone.covariance(Omega[lost], v[lost], a[lost])
         return cov
@@ -215,15 +221,20 @@ class Increments:
         """Route and error at some states."""
         if self.closed is not None:
             cov, error = self.closed(Omega, v, a)
-            lost = relative(error, cov) > LOST
+            lost = ~(relative(error, cov) <= LOST)
             if lost.any():
                 reports = [self._rules_alone.report(Omega[lost], v[lost], a[lost])]
                 reports += [] if lost.all() else [self.report(Omega[~lost], v[~lost], a[~lost])]
                 return max(reports, key=lambda report: report.error)
-            cov += self._by_rules(Omega, v, a)
         else:
-            cov, error = self._by_rules(Omega, v, a), np.zeros(())
-        error = np.abs(error) + np.abs(self._error_of_rules(Omega, v, a))
+            cov, error = np.zeros(()), np.zeros(())
+        rest = self._by_rules(Omega, v, a)
+        cov = cov + rest
+        # Cancellation amplifies rounding, the state's own included: moves with the signs of E[e**2]'s terms add up.
+        signs = np.sign(v)
+        moved = Omega * (1.0 + ROUNDED * signs[:, :, None] * signs[:, None, :])
+        error = np.abs(error) + np.abs(rest - self._by_rules(moved, v, a))
+        error += np.abs(self._error_of_rules(Omega, v, a))
         nodes = 0 if self.route == "tilts" else sum(len(w) for _, w in self.rules)
         if self.route == "rays":
             nodes = len(rays(np.eye(2), *(self.effort.rays or (1, 1)))[1])
@@ -259,11 +270,14 @@ def _closed(student: Family, teacher: Family, step: Step, budget: float) -> tupl
     """Name and function of a closed form for exponentials, where it is affordable."""
     if step.ratio > 0.0:
         return None
-    if student.waves and teacher.waves and cost_of_waves(step, student.waves, teacher.waves) <= budget:
-        return "exponentials", partial(waves, step, student.waves, teacher.waves)
-    if student.bump and teacher.bump and cost_of_bumps(step) <= budget:
-        return "Gaussians", partial(bumps, step, student.bump, teacher.bump)
-    return None
+    if student.waves and teacher.waves:
+        name, cost = "exponentials", cost_of_waves(step, student.waves, teacher.waves)
+        of: Closed = partial(waves, step, student.waves, teacher.waves)
+    elif student.bump and teacher.bump:
+        name, cost, of = "Gaussians", cost_of_bumps(step), partial(bumps, step, student.bump, teacher.bump)
+    else:
+        return None
+    return (name, of) if cost[0] <= budget and cost[1] <= ROOM else None
 
 
 def _seconds(kernel: Kernel, step: Step) -> float:

@@ -2,8 +2,8 @@
 
 The formulas of the routes need only a few numbers of an activation (coefficients, or the offset, height and slope of an
 error function). They are fitted at a few points and accepted only if the function agrees at others to rounding; what is
-accepted therefore is the function, up to 1e-13 of its size there. Exponentials are read from the formula: frequencies
-are not fitted well.
+accepted therefore is the function, up to 1e-13 of its size there. Exponentials are read from the formula, as
+frequencies are not fitted well, and accepted likewise.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ __all__ = ["Bump", "ErrorFunction", "Family", "Wave", "classify"]
 
 Array = NDArray[np.float64]
 Wave = tuple[complex, complex]  # (c, z) of c exp(z x)
-Terms = dict[tuple[int, complex, complex], complex]  # coefficients of x**n exp(z x + q x**2) by (n, z, q)
+Kind = tuple[int, complex, complex]  # (n, z, q) of x**n exp(z x + q x**2)
+Terms = dict[Kind, complex]  # their coefficients
+Sums = dict[Kind, tuple[complex, float]]  # and the sum of the sizes of what was added up to each
 
 CONSTANT = (0, 0j, 0j)
+UNIT = (1.0 + 0j, 1.0)
 DEGREE = 8  # of the highest polynomial that is recognised
 REACH = 8.0  # functions are compared on [-REACH, REACH]: eight standard deviations
 SAME = 1e-13  # agreement, relative to the largest value there
+CANCELLED = 1e-14  # what rounding leaves of a coefficient that is 0, relative to what was added up
 SPAN = 40.0  # here an error function of slope 0.2 or more has reached its limit
 
 
@@ -91,7 +95,7 @@ def classify(function: Callable[[Array], Array], formula: str = "") -> Family:
         polynomial = _polynomial(function)
         if polynomial is not None:
             return Family(polynomial)
-        terms = _exponentials(formula)
+        terms = _exponentials(function, formula)
         if terms is not None:
             return Family(waves=_waves(terms), bump=_bump(terms))
         return Family(error_function=_error_function(function), kinked=_kinked(function))
@@ -150,14 +154,21 @@ class _OtherFunction(Exception):
     """The formula is not made of exponentials and polynomials."""
 
 
-def _exponentials(formula: str) -> Terms | None:
-    """The terms of a formula that is made of exp, sin, cos and polynomials."""
+def _exponentials(function: Callable[[Array], Array], formula: str) -> Terms | None:
+    """The terms of a formula that is made of exp, sin, cos and polynomials, if they are the function."""
     try:
-        terms = _read(ast.parse(formula, mode="eval").body)
+        sums = _read(ast.parse(formula, mode="eval").body)
     except (SyntaxError, OverflowError, _OtherFunction):
         return None
-    size = max((abs(c) for c in terms.values()), default=0.0)
-    return {kind: c for kind, c in terms.items() if abs(c) > 1e-15 * size}
+    terms = {kind: c for kind, (c, size) in sums.items() if abs(c) > CANCELLED * size}
+    x = np.linspace(-REACH, REACH, 97)
+    value, size = np.zeros(x.size, dtype=complex), np.zeros(x.size)
+    for (n, z, q), c in terms.items():
+        term = c * x**n * np.exp(z * x + q * x**2)
+        value += term
+        size += np.abs(term) * (1.0 + np.abs(z * x) + np.abs(q * x**2))  # exponents are rounded, too
+    # point by point: one that grows must not hide the others
+    return terms if (np.abs(value - function(x)) <= SAME * size).all() else None
 
 
 def _waves(terms: Terms) -> tuple[Wave, ...] | None:
@@ -176,14 +187,14 @@ def _bump(terms: Terms) -> Bump | None:
     return Bump(terms.get(CONSTANT, 0j).real, terms[moving[0]].real, float(np.sqrt(-2.0 * q.real)))
 
 
-def _read(node: ast.expr) -> Terms:
+def _read(node: ast.expr) -> Sums:
     match node:
         case ast.Constant(value=int() | float() as number):
-            return {CONSTANT: complex(number)}
+            return {CONSTANT: (complex(number), abs(number))}
         case ast.Name(id="x"):
-            return {(1, 0j, 0j): 1.0 + 0j}
+            return {(1, 0j, 0j): UNIT}
         case ast.Name(id="pi"):
-            return {CONSTANT: np.pi + 0j}
+            return {CONSTANT: (np.pi + 0j, np.pi)}
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return _sum({}, _read(operand), -1.0)
         case ast.BinOp(left=left, op=ast.Add(), right=right):
@@ -195,12 +206,13 @@ def _read(node: ast.expr) -> Terms:
         case ast.BinOp(left=left, op=ast.Div(), right=right):
             return _sum({}, _read(left), 1.0 / _number(right))
         case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int() as power)):
-            base, terms = _read(left), {CONSTANT: 1.0 + 0j}
+            base, terms = _read(left), {CONSTANT: UNIT}
             for _ in range(power):
                 terms = _product(terms, base)
             return terms
         case ast.Call(func=ast.Name(id="sqrt"), args=[argument]):
-            return {CONSTANT: cmath.sqrt(_number(argument))}
+            root = cmath.sqrt(_number(argument))
+            return {CONSTANT: (root, abs(root))}
         case ast.Call(func=ast.Name(id="exp"), args=[argument]):
             return _exp(_read(argument), 1.0)
         case ast.Call(func=ast.Name(id="cos"), args=[argument]):
@@ -216,28 +228,33 @@ def _number(node: ast.expr) -> complex:
     terms = _read(node)
     if set(terms) != {CONSTANT}:
         raise _OtherFunction
-    return terms[CONSTANT]
+    return terms[CONSTANT][0]
 
 
-def _sum(left: Terms, right: Terms, factor: complex) -> Terms:
+def _sum(left: Sums, right: Sums, factor: complex) -> Sums:
     total = dict(left)
-    for kind, c in right.items():
-        total[kind] = total.get(kind, 0j) + factor * c
+    for kind, (c, size) in right.items():
+        _add(total, kind, factor * c, abs(factor) * size)
     return total
 
 
-def _product(left: Terms, right: Terms) -> Terms:
-    total: Terms = {}
-    for (n, z, q), c in left.items():
-        for (m, y, r), d in right.items():
-            kind = (n + m, z + y, q + r)
-            total[kind] = total.get(kind, 0j) + c * d
+def _product(left: Sums, right: Sums) -> Sums:
+    total: Sums = {}
+    for (n, z, q), (c, size) in left.items():
+        for (m, y, r), (d, other) in right.items():
+            _add(total, (n + m, z + y, q + r), c * d, size * other)
     return total
 
 
-def _exp(argument: Terms, factor: complex) -> Terms:
+def _add(total: Sums, kind: Kind, c: complex, size: float) -> None:
+    before = total.get(kind, (0j, 0.0))
+    total[kind] = before[0] + c, before[1] + size
+
+
+def _exp(argument: Sums, factor: complex) -> Sums:
     """exp(factor * argument) of a polynomial of the second degree."""
     if any(n > 2 or z != 0.0 or q != 0.0 for n, z, q in argument):
         raise _OtherFunction
-    c, z, q = (factor * argument.get((n, 0j, 0j), 0j) for n in range(3))
-    return {(0, z, q): cmath.exp(c)}
+    c, z, q = (factor * argument.get((n, 0j, 0j), (0j, 0.0))[0] for n in range(3))
+    height = cmath.exp(c)
+    return {(0, z, q): (height, abs(height))}

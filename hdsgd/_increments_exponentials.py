@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
-from itertools import combinations_with_replacement, product
+from functools import lru_cache
+from itertools import chain, combinations_with_replacement, product
 from math import comb, factorial, prod
 from typing import Any
 
@@ -53,7 +53,8 @@ def waves(
     def of(Omega: Array, v: Array, sizes: bool) -> Moments:
         return _of_waves(step, student, teacher, Omega, v, sizes=sizes)
 
-    return _state_by_state(step, of, Omega, v, a)
+    largest = [max(abs(z) for _, z in law) for law in (student, teacher)]
+    return _state_by_state(step, of, np.repeat(largest, (step.p, step.k)), Omega, v, a)
 
 
 def bumps(step: Step, student: Bump, teacher: Bump, Omega: Array, v: Array, a: Array) -> tuple[Array, Array]:
@@ -68,20 +69,25 @@ def bumps(step: Step, student: Bump, teacher: Bump, Omega: Array, v: Array, a: A
         height = student.height * student.slope
         return moments.scaled(abs(height) if sizes else height, unit)
 
-    return _state_by_state(step, of, Omega, v, a)
+    return _state_by_state(step, of, unit, Omega, v, a)
 
 
-def cost_of_waves(step: Step, student: tuple[Wave, ...], teacher: tuple[Wave, ...]) -> int:
-    """Exponentials that one covariance takes, roughly: to choose the route by."""
+def cost_of_waves(step: Step, student: tuple[Wave, ...], teacher: tuple[Wave, ...]) -> tuple[int, int]:
+    """Exponentials that one covariance takes, roughly, and bytes of its largest array: to choose the route by."""
     slopes = sum(z != 0.0 for _, z in student)
     terms = step.p * slopes + step.k * sum(z != 0.0 for _, z in teacher) + 1
-    return sum(comb(step.p + r - 1, r) * slopes**r * comb(terms + r - 1, r) for r in _orders(step))
+    many = {r: comb(terms + r - 1, r) for r in _orders(step)}
+    time = sum(comb(step.p + r - 1, r) * slopes**r * many[r] for r in many)
+    n = step.p + step.k
+    return time, max(16 * many[r] * n * (n if r == 2 else 1) for r in many)
 
 
-def cost_of_bumps(step: Step) -> int:
-    """The same in the same unit."""
+def cost_of_bumps(step: Step) -> tuple[int, int]:
+    """The same in the same units."""
     terms = step.p + step.k + 1
-    return TILT * sum(comb(step.p + r - 1, r) * comb(terms + r - 1, r) for r in _orders(step))
+    many = {r: comb(terms + r - 1, r) for r in _orders(step)}
+    time = TILT * sum(comb(step.p + r - 1, r) * many[r] for r in many)
+    return time, max(8 * many[r] * (4 if r == 4 else terms - 1 + r) ** 2 for r in many)
 
 
 def _orders(step: Step) -> range:
@@ -89,8 +95,9 @@ def _orders(step: Step) -> range:
 
 
 def _state_by_state(
-    step: Step, of: Callable[[Array, Array, bool], Moments], Omega: Array, v: Array, a: Array
+    step: Step, of: Callable[[Array, Array, bool], Moments], rates: Array, Omega: Array, v: Array, a: Array
 ) -> tuple[Array, Array]:
+    """Covariances and their rounding; rates (n,) are the largest factors of the fields in the exponents."""
     cov, error = [], []
     with np.errstate(over="ignore", invalid="ignore"):  # moments may be infinite
         for i in range(len(v)):
@@ -99,17 +106,22 @@ def _state_by_state(
             sizes = replace(sizes, first=0.0 * exact.first, squares=0.0 * exact.squares)  # nothing is subtracted
             cov.append(assemble(step, a[one], exact))
             own = np.sqrt(np.maximum(np.diagonal(cov[i][0]), 0.0))
-            lost = assemble(step, np.abs(a[one]), sizes) + Omega[i].max() * np.outer(own, own)  # in sums; in exponents
+            exponent = (rates**2 * np.diagonal(Omega[i])).max()
+            lost = assemble(step, np.abs(a[one]), sizes) + exponent * np.outer(own, own)  # in sums; in exponents
             error.append(ROUNDING * lost)
         return np.concatenate(cov), np.concatenate(error)
 
 
-@cache
+@lru_cache(maxsize=12)  # one step takes up to 9
 def _multisets(count: int, size: int) -> tuple[Indices, Array]:
     """Sorted indices (N, size), and in how many orders each occurs in a power of a sum of `count` terms."""
-    chosen = list(combinations_with_replacement(range(count), size))
-    orders = [factorial(size) / prod(factorial(one.count(i)) for i in set(one)) for one in chosen]
-    return np.array(chosen, dtype=np.intp).reshape(len(chosen), size), np.array(orders)
+    flat = np.fromiter(chain.from_iterable(combinations_with_replacement(range(count), size)), dtype=np.intp)
+    chosen = flat.reshape(-1, size) if size else flat.reshape(1, 0)
+    orders, run = np.full(len(chosen), float(factorial(size))), np.ones(len(chosen))
+    for i in range(1, size):  # equal indices are neighbours: the lengths of a run so far multiply to its factorial
+        run = np.where(chosen[:, i] == chosen[:, i - 1], run + 1.0, 1.0)
+        orders /= run
+    return chosen, orders
 
 
 def _power(weights: Numbers, size: int, Delta: float) -> tuple[Indices, Numbers]:
@@ -153,9 +165,10 @@ def _of_waves(
         own = np.zeros((len(units), len(chosen), n), dtype=complex)
         for i in range(r):
             own[np.arange(len(units))[:, None], np.arange(len(chosen)), units[:, i, None]] += slopes[chosen[:, i], 1]
-        k, own = (
-            np.ascontiguousarray(x.real) if real else x for x in (vectors[indices].sum(axis=1), own.reshape(-1, n))
-        )
+        k = vectors[indices[:, 0]]
+        for i in range(1, r):  # one by one: all at once are the largest array by far
+            k += vectors[indices[:, i]]
+        k, own = (np.ascontiguousarray(x.real) if real else x for x in (k, own.reshape(-1, n)))
         own, place = np.unique(own, axis=0, return_inverse=True)
         values = _beside(own, k, factors, Omega, turn, sizes=sizes, highest=(1, 2, 1, 0)[r - 1])
         heights = slopes[chosen, 0].prod(axis=1)

@@ -203,6 +203,46 @@ def test_the_error_of_a_lattice_is_the_one_it_states():
         assert report.error < 0.01
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [("quadratic", lambda t, u: t + u), ("he3", lambda t, u: t * t + t * u + u * u - 3.0), ("erf", None)],
+)
+def test_the_error_near_perfect_learning(name, factor, backend):
+    # s(t) - s(u) = (t - u) factor(t, u), with t - u from its own small variance: nothing cancels in this reference.
+    # For erf the factor is the mean slope between u and t, by Gauss-Legendre.
+    dyn = Dynamics(Problem(name, gamma=0.0), backend)
+    x, weight = (np.asarray(y, dtype=np.longdouble) for y in hermite(40))
+    X, Y = np.meshgrid(x, x, indexing="ij")
+    W = np.outer(weight, weight) / (2.0 * np.pi)
+    rng, (nodes, shares) = np.random.default_rng(0), np.polynomial.legendre.leggauss(8)
+
+    def slope(y):
+        return dyn.kernel.dsigma(y.astype(float))
+
+    for distance in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6):
+        teacher = rng.normal(size=(1, 50)) / 7.0
+        state = Overlaps.from_weights(teacher + distance / 7.0 * rng.normal(size=(1, 50)), teacher)
+        q, m, r = (np.longdouble(y[0, 0]) for y in (state.Q, state.M, state.P))
+        t = np.sqrt(r) * X
+        apart = (1.0 - m / r) * t - np.sqrt(q - m * m / r) * Y
+        u = t - apart
+        if factor is None:
+            between = (u + (1.0 + y) / 2.0 * apart for y in nodes)
+            mean = sum(share / 2.0 * slope(y) for y, share in zip(between, shares, strict=True))
+        else:
+            mean = factor(t, u)
+        e = apart * mean
+        one = np.stack((2.0 * slope(u) * u * e, slope(u) * t * e))
+        first = (one * W).sum(axis=(1, 2))
+        exact = np.einsum("iab,jab,ab->ij", one, one, W) - np.outer(first, first)
+        report = dyn.diffusion_route(state)
+        assert report.route == {"quadratic": "quadratic", "he3": "Gauss-Hermite", "erf": "tilts"}[name]
+        off = gap(dyn.diffusion(state)[0], exact)
+        assert off <= 3.0 * report.error
+        assert report.error <= 1e-14 / distance**2
+
+
 def test_lattices_integrate_gaussian_moments():
     for n in (2, 4, 6):
         points, weights = lattice(n, 16381)

@@ -13,8 +13,9 @@ from scipy.integrate import quad_vec
 from test_diffusion import brute_force, gap, increments, random_state, uniform
 
 from hdsgd import Dynamics, Overlaps, Problem, activation
-from hdsgd._diffusion import LOST, ONCE, Increments, relative, step_of
+from hdsgd._diffusion import LOST, ONCE, ROOM, Increments, relative, step_of
 from hdsgd._family import classify
+from hdsgd._increments_exponentials import cost_of_bumps, cost_of_waves
 from hdsgd._increments_leading import by_derivatives
 
 BACKENDS = ["numpy", pytest.param("c", marks=pytest.mark.needs_cc)]
@@ -130,6 +131,30 @@ def test_the_rounding_of_closed_forms_is_stated():
             assert 1e-12 < stated < 1e-3
 
 
+def test_the_rounding_of_exponents_counts_frequencies():
+    # Fields in other units are the same fields: rounding does to cos(z x) at Omega/z^2 what it does to cos(x) at Omega.
+    errors = []
+    for z in (1, 300):
+        state = Overlaps([[2e3 / z**2]], [[5e2 / z**2]], [[1e3 / z**2]])
+        report = Dynamics(Problem(f"cos({z}*x)", gamma=0.0)).diffusion_route(state)
+        assert report.route == "exponentials"
+        errors.append(report.error)
+    assert errors[1] == pytest.approx(errors[0], rel=1e-6, abs=0.0)
+    assert errors[0] > 1e-13
+
+
+def test_closed_forms_of_many_teachers_leave_memory_alone():
+    step = step_of(Problem("sin", gamma=0.1), 1, 40, "all")
+    sine = classify(np.sin, "sin(x)").waves
+    assert cost_of_waves(step, sine, sine)[0] < ONCE.exponentials
+    assert cost_of_waves(step, sine, sine)[1] > ROOM
+    assert cost_of_bumps(replace(step, k=60))[1] > ROOM
+    for name, k in (("sin", 40), ("gaussian", 60)):
+        problem = Problem(name, gamma=0.1)
+        increments = Increments(Dynamics(problem).kernel, step_of(problem, 1, k, "all"))
+        assert increments.route not in ("exponentials", "Gaussians")
+
+
 def test_waves_of_small_norms():
     # sin x = x to a relative x^2/6; where the closed form loses this in cancellation, a rule takes over
     for size, route in ((1e-4, "exponentials"), (1e-8, "tensor")):
@@ -154,6 +179,10 @@ def test_waves_of_small_norms():
         ("exp(-x**2)*cos(x)", None, None),
         ("sin(x) + erf(x)", None, None),
         ("relu(x)", None, None),
+        ("cos(x) + exp(8*x - 40)", 3, None),  # small terms that are none of rounding
+        ("sin(x) + exp(3*x - 36)", 3, None),
+        ("0.1*cos(x) + 0.2*cos(x) - 0.3*cos(x) + sin(2*x)", 2, None),
+        ("sin(x)**8", 9, None),
     ],
 )
 def test_exponentials_are_recognised(formula, waves, bump):
@@ -164,6 +193,13 @@ def test_exponentials_are_recognised(formula, waves, bump):
     x = np.linspace(-2.0, 2.0, 9)
     if waves:
         np.testing.assert_allclose(sum(c * np.exp(z * x) for c, z in found.waves), _evaluate(spelled, x), atol=1e-14)
+
+
+def test_a_formula_that_is_not_the_function_is_none():
+    for formula in ("cos(x) + exp(3*x - 36)", "cos(x) + 1e-11", "sin(x)", "exp(-x**2)"):
+        assert classify(np.cos, formula).waves is None
+    assert classify(np.cos, "exp(-x**2)").bump is None
+    assert classify(lambda x: np.exp(-(x**2)), "exp(-x**2)*(1 + 1e-12)").bump is None
 
 
 def _evaluate(formula, x):
@@ -206,6 +242,21 @@ def test_leading_order_against_exact_routes(name, p, k, backend):
     exact = dyn.diffusion(state, order="leading")[0]
     assert gap(found[0], exact) <= 1e-10
     assert relative(error, found).max() <= 1e-10
+
+
+@pytest.mark.parametrize("name", ["he3", "quadratic"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_derivatives_state_what_cancellation_leaves(name, backend):
+    rng, problem = np.random.default_rng(3), Problem(name, gamma=0.0)
+    dyn = Dynamics(problem, backend)
+    for p, k in ((1, 1), (2, 1), (2, 2)):
+        step, W = step_of(problem, p, k, "leading"), rng.normal(size=(k, 20)) / 4.5
+        for distance in (1e-3, 1e-4):
+            state = Overlaps.from_weights(np.resize(W, (p, 20)) + distance / 4.5 * rng.normal(size=(p, 20)), W)
+            arguments = state.Omega[None], state.v[None], state.a[None]
+            found, error = by_derivatives(step, dyn.kernel.gradients, dyn.kernel.noise, *arguments)
+            exact = dyn.diffusion(state)
+            assert gap(found[0], exact[0]) <= 3.0 * relative(error, found)[0]
 
 
 @pytest.mark.parametrize(("name", "p", "k"), [("relu", 2, 2), ("relu", 3, 2), ("leaky_relu", 4, 2), ("tanh", 3, 2)])
@@ -263,3 +314,25 @@ def test_states_where_derivatives_lose_all_take_a_rule():
         np.testing.assert_array_equal(cov[0], routes(problem, near)[0])
         np.testing.assert_array_equal(cov[1], dyn.diffusion(both.replica(1))[0])
         assert max(report.error for report in reports) < 100 * LOST
+
+
+def test_states_that_are_lost_are_integrated_once(monkeypatch):
+    counts, by_rules = [], Increments._by_rules
+
+    def counted(self, *state):
+        counts.append(len(state[0]))
+        return by_rules(self, *state)
+
+    monkeypatch.setattr(Increments, "_by_rules", counted)
+    W = np.random.default_rng(0).normal(size=(2, 20)) / 4.5
+    near = Overlaps.from_weights(W + 1e-6 * np.random.default_rng(1).normal(size=W.shape), W)
+    both = Overlaps(np.stack((near.Q, 2 * near.Q)), np.stack((near.M, near.M)), near.P)
+    Dynamics(Problem("relu", gamma=0.5)).diffusion(both)
+    assert counts == [1, 1]
+
+
+def test_moments_beyond_double_precision_are_lost():
+    problem, state = Problem("exp(x/2)", gamma=0.5), Overlaps([[100.0]], [[0.1]], [[1.0]])
+    report = Dynamics(problem).diffusion_route(state)
+    assert report.route == "tensor"
+    assert not report.error < 0.5
