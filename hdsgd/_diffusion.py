@@ -86,8 +86,8 @@ class Diffusion:
     error : float
         Largest error of cov_ij relative to sqrt(cov_ii cov_jj): what rounding of the state and of the terms does, which
         is all where the route is exact, and the difference to a coarser rule (an upper estimate) for the others, the
-        standard error over independent shifts for a lattice.
-        With derivatives the covariance of M alone is exact to about 1e-12 whatever the rule for the others.
+        standard error over independent shifts for a lattice. At most 1: there nothing is known, as where the covariance
+        vanishes. With derivatives that of M alone is exact to about 1e-12 whatever the rule for the others.
     """
 
     route: str
@@ -239,7 +239,7 @@ class Increments:
         if self.route == "rays":
             nodes = len(rays(np.eye(2), *(self.effort.rays or (1, 1)))[1])
         route = f"derivatives, {self.route}" if self.closed is not None and self.rules else self.route
-        return Diffusion(route, nodes, float(max(relative(error, cov).max(), 1e-14)))
+        return Diffusion(route, nodes, float(np.clip(relative(error, cov).max(), 1e-14, 1.0)))
 
     def _error_of_rules(self, Omega: Array, v: Array, a: Array) -> Array:
         if self.route == "tilts":
