@@ -234,23 +234,24 @@ class Increments:
         signs = np.sign(v)
         moved = Omega * (1.0 + ROUNDED * signs[:, :, None] * signs[:, None, :])
         error = np.abs(error) + np.abs(rest - self._by_rules(moved, v, a))
-        error += np.abs(self._error_of_rules(Omega, v, a))
+        error += np.abs(self._error_of_rules(rest, Omega, v, a))
         nodes = 0 if self.route == "tilts" else sum(len(w) for _, w in self.rules)
         if self.route == "rays":
             nodes = len(rays(np.eye(2), *(self.effort.rays or (1, 1)))[1])
         route = f"derivatives, {self.route}" if self.closed is not None and self.rules else self.route
         return Diffusion(route, nodes, float(np.clip(relative(error, cov).max(), 1e-14, 1.0)))
 
-    def _error_of_rules(self, Omega: Array, v: Array, a: Array) -> Array:
+    def _error_of_rules(self, found: Array, Omega: Array, v: Array, a: Array) -> Array:
+        """How far what the rules have found may be off by their own error."""
         if self.route == "tilts":
             coarser = tuple(scale_nodes(3 * self.effort.scale // 4))
-            return self._by_rules(Omega, v, a) - self._by(coarser, Omega, v, a)
+            return found - self._by(coarser, Omega, v, a)
         if self.route == "rays":
             assert self.effort.rays is not None
             angles, radii = self.effort.rays
-            return self._by_rules(Omega, v, a) - self._on_rays(Omega, v, a, 3 * angles // 4, 3 * radii // 4)
+            return found - self._on_rays(Omega, v, a, 3 * angles // 4, 3 * radii // 4)
         if self.coarser is not None:
-            return self._by_rules(Omega, v, a) - self._by(self.coarser, Omega, v, a)
+            return found - self._by(self.coarser, Omega, v, a)
         if self.route == "lattice":
             n, points = Omega.shape[-1], len(self.rules[0][1])
             rules = self.rules if len(self.rules) > 1 else [lattice(n, points, shift) for shift in range(1, 5)]
